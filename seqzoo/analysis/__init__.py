@@ -1,0 +1,1 @@
+"""Parameters, floating-point operations and pictures."""

@@ -1,0 +1,1 @@
+"""Tokenizers, sources, batch plans and the pipeline from text to arrays."""

@@ -1,0 +1,105 @@
+"""An experiment: everything that a run is, in one frozen dataclass.
+
+The first half *defines* the run: change it and it is another run. The second half says *how* it runs: device layout,
+cadence, decoding. It may change whenever the run is taken up again.
+"""
+
+from dataclasses import dataclass, field, replace
+
+from seqzoo.data.batching import BatchConfig
+from seqzoo.errors import UserError
+from seqzoo.models.base import ModelConfig
+from seqzoo.optimization.optimizers import Adam, Optimizer
+from seqzoo.optimization.schedules import Noam, Schedule
+from seqzoo.parallel.mesh import MeshConfig
+from seqzoo.tasks.base import Decoding, Task
+
+DEFINING = ('model', 'task', 'optimizer', 'schedule', 'batch', 'seed')
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """How long a run trains, and how often it does what.
+
+    Attributes:
+        steps: updates in all.
+        max_minutes: stop after this much training time in this process, whatever `steps` says.
+        accumulation: parts into which each batch is split; the same batch, less memory.
+        log_every: updates between two entries of `metrics.jsonl`.
+        evaluate_every: updates between two evaluations on the dev split; 0 evaluates only at the end.
+        evaluate_decoding: also translate and score the dev split then, greedily; otherwise only its loss.
+        checkpoint_every: updates between two checkpoints; one is written at the end in any case.
+        keep, keep_best: how many checkpoints survive, newest and best by the task's metric.
+        snapshot_every, keep_snapshots: parameters alone, to be averaged by `evaluate --average`; 0 writes none.
+        early_stopping: stop after this many evaluations without improvement; `None` never.
+        plateau_patience, plateau_factor: multiply the learning rate by the factor after this many evaluations
+            without improvement; `None` never.
+        non_finite: a loss or gradient that is not finite stops the run (`'stop'`) or its update is left out and
+            counted (`'skip'`).
+    """
+
+    steps: int = 100_000
+    max_minutes: float | None = None
+    accumulation: int = 1
+    log_every: int = 50
+    evaluate_every: int = 1000
+    evaluate_decoding: bool = False
+    checkpoint_every: int = 1000
+    keep: int = 2
+    keep_best: int = 1
+    snapshot_every: int = 0
+    keep_snapshots: int = 10
+    early_stopping: int | None = None
+    plateau_patience: int | None = None
+    plateau_factor: float = 0.5
+    non_finite: str = 'stop'
+
+    def __post_init__(self) -> None:
+        for name in ('steps', 'accumulation', 'log_every', 'checkpoint_every', 'keep'):
+            if getattr(self, name) < 1:
+                raise UserError(f'train.{name} must be at least 1, not {getattr(self, name)}.')
+        if self.non_finite not in ('stop', 'skip'):
+            raise UserError(f"train.non_finite must be 'stop' or 'skip', not {self.non_finite!r}.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Published:
+    """The number of the paper that an experiment reproduces; nothing computes with it.
+
+    Attributes:
+        paper: authors and year.
+        result: the figure with its metric and test set.
+    """
+
+    paper: str = ''
+    result: str = ''
+
+
+@dataclass(frozen=True, kw_only=True)
+class Experiment:
+    """One run, completely described.
+
+    Attributes:
+        description: one sentence for `seqzoo list`.
+        model, task, optimizer, schedule, batch, seed: what defines the run.
+        mesh, train, decode: how it runs.
+        published: what the paper reports.
+    """
+
+    description: str = ''
+    model: ModelConfig
+    task: Task
+    optimizer: Optimizer = field(default_factory=Adam)
+    schedule: Schedule = field(default_factory=Noam)
+    batch: BatchConfig = field(default_factory=BatchConfig)
+    seed: int = 0
+    mesh: MeshConfig = field(default_factory=MeshConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    decode: Decoding = field(default_factory=Decoding)
+    published: Published = field(default_factory=Published)
+
+    def nominal_model(self) -> ModelConfig:
+        """The model's configuration with the vocabulary size of the paper where the data has to say it."""
+        if getattr(self.model, 'vocab_size', 0) is not None:
+            return self.model
+        return replace(self.model, vocab_size=self.task.nominal_vocab_size)  # type: ignore[call-arg]

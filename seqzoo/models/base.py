@@ -1,0 +1,84 @@
+"""What a model promises: one configuration class, one protocol, one kind of output.
+
+A model knows its mathematics and the names of its axes. It never sees a mesh, an optimizer, a tokenizer or a batch.
+"""
+
+import abc
+from dataclasses import dataclass
+from typing import Any, Protocol, Self, runtime_checkable
+
+import flax.struct
+import jax
+from flax import linen as nn
+
+Memory = Any  # what an encoder hands to its decoder: a pytree of arrays with the batch leading (or behind 'layers')
+Cache = Any  # what incremental decoding carries from step to step: a pytree of arrays
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig(abc.ABC):
+    """Hyperparameters of one architecture. Hashable, so that it can be static under `jit`."""
+
+    @abc.abstractmethod
+    def build(self) -> nn.Module:
+        """The module; the only factory of the architecture."""
+
+    @classmethod
+    @abc.abstractmethod
+    def tiny(cls) -> Self:
+        """The same architecture at a size for tests."""
+
+    @abc.abstractmethod
+    def example_inputs(self, batch: int = 2, length: int = 8) -> tuple[jax.Array, ...]:
+        """Positional arguments that `init` and `apply` accept."""
+
+
+@flax.struct.dataclass
+class LMOutput:
+    """What a language model or a decoder returns from a full forward pass.
+
+    Attributes:
+        features: `[batch, length, embed]` before the output projection; `unembed` turns them into logits.
+        carry: recurrent state for truncated back-propagation; `()` for most models.
+        losses: auxiliary losses by name, each a scalar already averaged.
+    """
+
+    features: jax.Array
+    carry: Any = ()
+    losses: dict[str, jax.Array] = flax.struct.field(default_factory=dict)
+
+
+@runtime_checkable
+class Seq2Seq(Protocol):
+    """An encoder-decoder. Segments are 1, 2, ... with 0 for padding; without them every position is real.
+
+    `target` is what the decoder reads: the task has shifted it already.
+    """
+
+    def __call__(
+        self,
+        source: jax.Array,  # [batch, source_length] int32
+        target: jax.Array,  # [batch, target_length] int32
+        *,
+        source_segments: jax.Array | None = None,
+        target_segments: jax.Array | None = None,
+        source_positions: jax.Array | None = None,
+        target_positions: jax.Array | None = None,
+        train: bool = False,
+    ) -> LMOutput: ...
+
+    def unembed(self, features: jax.Array) -> jax.Array:
+        """`[..., embed]` -> `[..., vocab]` float32 logits."""
+        ...
+
+    def encode(self, source: jax.Array, *, source_segments: jax.Array | None = None) -> Memory:
+        """Encodes once; the memory has no beam axis and is shared by all beams."""
+        ...
+
+    def init_cache(self, memory: Memory, max_length: int) -> Cache:
+        """An empty cache for `max_length` decoded tokens."""
+        ...
+
+    def extend(self, tokens: jax.Array, memory: Memory, cache: Cache) -> tuple[jax.Array, Cache]:
+        """Reads `tokens` `[batch, n]` after what the cache holds; returns float32 logits `[batch, n, vocab]`."""
+        ...

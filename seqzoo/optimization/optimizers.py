@@ -1,0 +1,100 @@
+"""Optimizers as frozen dataclasses that build an optax transformation without a learning rate.
+
+The step multiplies the result by -(schedule x plateau scale): one place applies the rate, whatever the optimizer.
+"""
+
+import abc
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import optax
+
+
+@dataclass(frozen=True, kw_only=True)
+class Optimizer(abc.ABC):
+    """Base: gradient clipping, then the method's direction.
+
+    Attributes:
+        clip_norm: gradients of a larger global norm are scaled down to it; `None` leaves them.
+    """
+
+    clip_norm: float | None = None
+
+    @abc.abstractmethod
+    def direction(self) -> optax.GradientTransformation:
+        """The method's update for learning rate 1, before its sign is turned."""
+
+    def build(self) -> optax.GradientTransformation:
+        """Clipping (if asked for) followed by `direction`."""
+        if self.clip_norm is None:
+            return self.direction()
+        return optax.chain(optax.clip_by_global_norm(self.clip_norm), self.direction())
+
+
+def _matrices(params: Any) -> Any:
+    """Weight decay concerns kernels and tables, not biases and scales, whose only axis may be stacked by layer."""
+
+    def is_matrix(path: Any, leaf: jax.Array) -> bool:
+        del leaf
+        return getattr(path[-1], 'key', None) not in ('bias', 'scale')
+
+    return jax.tree_util.tree_map_with_path(is_matrix, params)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Adam(Optimizer):
+    """Kingma and Ba 2015; the defaults are those of Vaswani et al. 2017, section 5.3.
+
+    Attributes:
+        weight_decay: decoupled (Loshchilov and Hutter 2019), on kernels and tables only; 0 is plain Adam.
+    """
+
+    beta1: float = 0.9
+    beta2: float = 0.98
+    epsilon: float = 1e-9
+    weight_decay: float = 0.0
+
+    def direction(self) -> optax.GradientTransformation:
+        adam = optax.scale_by_adam(self.beta1, self.beta2, self.epsilon)
+        if not self.weight_decay:
+            return adam
+        return optax.chain(adam, optax.add_decayed_weights(self.weight_decay, _matrices))
+
+
+@dataclass(frozen=True, kw_only=True)
+class SGD(Optimizer):
+    """Stochastic gradient descent, optionally with (Nesterov) momentum."""
+
+    momentum: float | None = None
+    nesterov: bool = False
+
+    def direction(self) -> optax.GradientTransformation:
+        if self.momentum is None:
+            return optax.identity()
+        return optax.trace(self.momentum, self.nesterov)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Adafactor(Optimizer):
+    """Shazeer and Stern 2018: second moments factored into rows and columns, no first moment."""
+
+    decay_rate: float = 0.8
+
+    def direction(self) -> optax.GradientTransformation:
+        return optax.chain(
+            optax.scale_by_factored_rms(decay_rate=self.decay_rate),
+            optax.clip_by_block_rms(1.0),
+            optax.scale_by_param_block_rms(),
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Adadelta(Optimizer):
+    """Zeiler 2012; the defaults are those of Bahdanau et al. 2014."""
+
+    rho: float = 0.95
+    epsilon: float = 1e-6
+
+    def direction(self) -> optax.GradientTransformation:
+        return optax.scale_by_adadelta(self.rho, self.epsilon)

@@ -1,0 +1,135 @@
+"""The closed vocabulary of axis names, parameters that carry them, and constraints on activations.
+
+Models speak only of the *names* of axes (`'embed'`, `'heads'`). Which mesh axis a name is laid over is data, a
+table of rules, and is known only to `parallel/mesh.py` and to the code that compiles a step.
+"""
+
+import contextlib
+import contextvars
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+from flax import linen as nn
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+AXES = frozenset(
+    {
+        'batch',  # rows of a batch
+        'length',  # time or token axis of an activation
+        'position',  # rows of a learned position table
+        'vocab',  # rows of an embedding table, columns of logits
+        'embed',  # the residual stream
+        'heads',  # attention heads
+        'kv',  # width of one head
+        'mlp',  # hidden width of a feed-forward layer
+        'hidden',  # state of a recurrent layer
+        'gates',  # stacked gates of a recurrent layer
+        'window',  # taps of a convolution
+        'channels_in',
+        'channels_out',
+        'experts',
+        'classes',
+        'layers',  # stacked equal layers
+    }
+)
+
+Rules = tuple[tuple[str, str | tuple[str, ...] | None], ...]
+
+DEFAULT_RULES: Rules = (
+    ('batch', ('data', 'fsdp')),
+    ('length', 'sequence'),
+    ('vocab', 'tensor'),
+    ('heads', 'tensor'),
+    ('mlp', 'tensor'),
+    ('experts', 'tensor'),
+    ('embed', 'fsdp'),
+)
+
+
+def check_names(names: Sequence[str | None]) -> None:
+    """Raises `ValueError` for a name outside the vocabulary."""
+    for name in names:
+        if name is not None and name not in AXES:
+            raise ValueError(f'unknown axis name {name!r}; the vocabulary is {sorted(AXES)}')
+
+
+def named(init: Callable[..., jax.Array], *names: str | None) -> Callable[..., Any]:
+    """An initializer whose parameter carries one axis name per dimension.
+
+    Args:
+        init: any `init(key, shape, dtype)`.
+        *names: one name of `AXES` for each dimension of the parameter; `None` for a dimension never sharded.
+
+    Raises:
+        ValueError: a name outside the vocabulary, or (at init) a rank that differs from the number of names.
+    """
+    check_names(names)
+
+    def checked(key: jax.Array, shape: Sequence[int], *args: Any) -> jax.Array:
+        if len(shape) != len(names):
+            raise ValueError(f'parameter of shape {tuple(shape)} was given the axis names {names}')
+        return init(key, shape, *args)
+
+    return nn.with_logical_partitioning(checked, names)
+
+
+def partition_spec(names: Sequence[str | None], rules: Rules, mesh: Mesh) -> PartitionSpec:
+    """The `PartitionSpec` of an array whose dimensions are called `names`.
+
+    The first rule for a name wins; a mesh axis of size 1, or already used by an earlier dimension, is left out.
+    """
+    check_names(names)
+    table = dict(reversed(rules))
+    used: set[str] = set()
+    spec: list[str | tuple[str, ...] | None] = []
+    for name in names:
+        wanted = table.get(name) if name is not None else None
+        wanted = (wanted,) if isinstance(wanted, str) else (wanted or ())
+        axes = tuple(a for a in wanted if mesh.shape.get(a, 1) > 1 and a not in used)
+        used.update(axes)
+        spec.append(None if not axes else axes[0] if len(axes) == 1 else axes)
+    return PartitionSpec(*spec)
+
+
+@dataclass(frozen=True)
+class _Context:
+    mesh: Mesh | None  # None: inside shard_map or pmap, where every array is already local
+    rules: Rules
+
+
+_context: contextvars.ContextVar[_Context | None] = contextvars.ContextVar(
+    'axis_rules', default=None
+)
+
+
+@contextlib.contextmanager
+def axis_rules(mesh: Mesh | None, rules: Rules = DEFAULT_RULES) -> Iterator[None]:
+    """Traces under this context lay named activations over `mesh`; `mesh=None` says axes are manual."""
+    token = _context.set(_Context(mesh, rules))
+    try:
+        yield
+    finally:
+        _context.reset(token)
+
+
+def constrain(x: jax.Array, *names: str | None) -> jax.Array:
+    """Lays the activation `x` over the mesh of the enclosing `axis_rules`.
+
+    Outside any `axis_rules` it returns `x`, so that a bare `model.apply` works on one device; but if a mesh of
+    several devices is ambient (`jax.set_mesh`), the missing rules would silently replicate `x`, and it raises.
+    """
+    if len(names) != x.ndim:
+        raise ValueError(f'array of shape {x.shape} was given the axis names {names}')
+    context = _context.get()
+    if context is None:
+        if jax.sharding.get_abstract_mesh().size > 1:
+            raise ValueError(
+                'a mesh is set but no axis rules are: trace inside seqzoo.parallel.axes.axis_rules'
+            )
+        return x
+    if context.mesh is None or context.mesh.size == 1:
+        return x
+    spec = partition_spec(names, context.rules, context.mesh)
+    return jax.lax.with_sharding_constraint(x, NamedSharding(context.mesh, spec))

@@ -1,0 +1,1 @@
+"""One file per kind of problem: its data, loss and evaluation."""

@@ -1,0 +1,223 @@
+"""What a task promises: data, loss, predictions and scores of one kind of problem.
+
+A task is a frozen dataclass, part of what defines a run. It turns files into token stores (`prepare`), a batch into
+sums and weights (`loss`), and inputs into records that people read (`predict`).
+"""
+
+import abc
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import flax.struct
+import jax
+import numpy as np
+from flax import linen as nn
+from jax.sharding import Mesh
+
+from seqzoo.data.batching import BatchConfig
+from seqzoo.models.base import ModelConfig
+
+Batch = dict[str, Any]
+
+
+@flax.struct.dataclass
+class Sums:
+    """A mean in two parts, so that parts of a batch can be added: `total / weight` once everything is summed."""
+
+    total: jax.Array
+    weight: jax.Array
+
+    def __add__(self, other: 'Sums') -> 'Sums':
+        return Sums(self.total + other.total, self.weight + other.weight)
+
+
+@flax.struct.dataclass
+class Losses:
+    """Sums of the terms of the objective, and of what is only reported.
+
+    Attributes:
+        terms: unnormalised totals, by the names that `Task.weights` returns; the objective is the sum over names of
+            total / global weight.
+        metrics: quantities to report; no gradient is taken.
+    """
+
+    terms: dict[str, jax.Array]
+    metrics: dict[str, Sums]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Decoding:
+    """How outputs are searched for or drawn.
+
+    Attributes:
+        method: `'beam'`, `'greedy'` or `'sample'`.
+        beams: width of the beam search.
+        length_penalty: alpha of ((5 + |Y|) / 6)^alpha (Wu et al. 2016, equation 14).
+        extra_length: an output may be this many tokens longer than its input.
+        temperature, top_k, top_p: of sampling; `None` or 1.0 leave the distribution alone.
+        n_best: how many outputs per input are returned.
+        rows: inputs decoded at a time.
+        seed: of sampling.
+    """
+
+    method: str = 'beam'
+    beams: int = 4
+    length_penalty: float = 0.6
+    extra_length: int = 50
+    temperature: float = 1.0
+    top_k: int | None = None
+    top_p: float | None = None
+    n_best: int = 1
+    rows: int = 64
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.method not in ('beam', 'greedy', 'sample'):
+            raise ValueError(
+                f"decode.method must be 'beam', 'greedy' or 'sample', not {self.method!r}"
+            )
+        if self.beams < 1 or self.rows < 1:
+            raise ValueError('decode.beams and decode.rows must be at least 1')
+        if self.method == 'beam' and self.n_best > self.beams:
+            raise ValueError(
+                f'decode.n_best is {self.n_best}, more than the {self.beams} beams; raise decode.beams'
+            )
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """One output record.
+
+    Attributes:
+        text: as a person reads it.
+        score: what the search ranked by; log-probability over length penalty for beams.
+        log_prob: sum of the log-probabilities of its tokens, the end included.
+        tokens: pieces of the output, the end excluded.
+        source_tokens: pieces of the input.
+        alignment: `[target, source]` attention, where it was asked for.
+        alternatives: the other outputs of an n-best list, best first.
+    """
+
+    text: str
+    score: float = 0.0
+    log_prob: float = 0.0
+    tokens: tuple[str, ...] = ()
+    source_tokens: tuple[str, ...] = ()
+    alignment: np.ndarray | None = None
+    alternatives: tuple['Prediction', ...] = ()
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """A model with its parameters on a mesh: what evaluation and prediction need, and training lends."""
+
+    model: nn.Module
+    params: Any
+    param_shardings: Any
+    mesh: Mesh
+
+
+class Prepared(abc.ABC):
+    """The data of a task, ready to be batched; made by `Task.prepare`."""
+
+    vocab_size: int | None
+    fingerprint: str
+
+    @abc.abstractmethod
+    def save(self, run_dir: Path) -> None:
+        """Stores in the run what evaluation and prediction need without the training data (the tokenizer)."""
+
+    @abc.abstractmethod
+    def report(self) -> list[str]:
+        """What was read, kept and dropped, in sentences."""
+
+
+class Task(abc.ABC):
+    """One kind of problem. Subclasses are frozen dataclasses."""
+
+    @property
+    @abc.abstractmethod
+    def data_name(self) -> str:
+        """The data set in a word, for `seqzoo list`."""
+
+    @property
+    @abc.abstractmethod
+    def nominal_vocab_size(self) -> int | None:
+        """The vocabulary size before any data has been seen: the paper's figure."""
+
+    @property
+    @abc.abstractmethod
+    def best_metric(self) -> tuple[str, str]:
+        """Name and mode (`'max'` or `'min'`) of the metric by which a checkpoint is best."""
+
+    @abc.abstractmethod
+    def prepare(
+        self,
+        batch: BatchConfig,
+        *,
+        data_dir: Path | None,
+        cache_dir: Path,
+        run_dir: Path | None = None,
+        splits: Sequence[str] = ('train', 'dev'),
+        announce: Callable[[str], None] = lambda text: None,
+    ) -> Prepared:
+        """Reads the splits; with `run_dir` the tokenizer stored there is used."""
+
+    @abc.abstractmethod
+    def resolve(self, model: ModelConfig, prepared: Prepared) -> ModelConfig:
+        """Fills in what the model's configuration left open."""
+
+    @abc.abstractmethod
+    def plan(self, prepared: Prepared, batch: BatchConfig, seed: int) -> Any:
+        """The batch plan of the training split."""
+
+    @abc.abstractmethod
+    def batches(
+        self,
+        prepared: Prepared,
+        plan: Any,
+        *,
+        start_step: int,
+        row_multiple: int,
+        process_index: int,
+        process_count: int,
+    ) -> Iterator[Any]:
+        """Training batches from `start_step` on, without end."""
+
+    @abc.abstractmethod
+    def weights(self, batch: Batch) -> dict[str, jax.Array]:
+        """By what each term of the loss is divided, summed over this part of the batch."""
+
+    @abc.abstractmethod
+    def loss(
+        self, model: nn.Module, variables: Any, batch: Batch, carry: Any, *, key: jax.Array | None
+    ) -> tuple[Losses, Any]:
+        """Sums over this part of the batch; `key=None` evaluates without dropout."""
+
+    @abc.abstractmethod
+    def evaluate(
+        self,
+        runtime: Runtime,
+        prepared: Prepared,
+        split: str,
+        batch: BatchConfig,
+        decoding: Decoding | None,
+        progress: Callable[[int, int], None] = lambda done, total: None,
+    ) -> dict[str, Any]:
+        """Metrics of a split, every example counted once; without `decoding` only the loss."""
+
+    @abc.abstractmethod
+    def predict(
+        self,
+        runtime: Runtime,
+        prepared: Prepared,
+        records: Sequence[str],
+        batch: BatchConfig,
+        decoding: Decoding,
+        *,
+        alignments: bool = False,
+        progress: Callable[[int, int], None] = lambda done, total: None,
+    ) -> list[Prediction]:
+        """One prediction per record, in order."""
