@@ -1,0 +1,244 @@
+"""From token stores and a plan to padded arrays, read ahead by Grain.
+
+The pipeline adds the end marker and nothing else: the task shifts targets and adds what else its model wants.
+"""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from seqzoo.data.batching import Batch, BatchConfig, BatchShape, Plan, PlannedBatch
+from seqzoo.data.bucketing import BucketPlan, EvaluationPlan
+from seqzoo.data.packing import PackPlan
+from seqzoo.data.text_files import ParallelText
+from seqzoo.data.token_store import TokenStore, TokenStoreWriter
+from seqzoo.data.tokenizers import Tokenizer, TokenizerPair
+
+_ENDLESS = 1 << 40  # steps; Grain wants a length
+_LINES_AT_ONCE = 4096
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepBatch:
+    """One process's part of a step's batch.
+
+    Attributes:
+        step: number of the step.
+        bucket: index into the plan's `shapes`.
+        shape: of the global batch, before rows were added for the devices.
+        arrays: `[rows, length]` int32 of this process: 'source' and 'target' (tokens and end marker, not shifted),
+            'source_segments' and 'target_segments' (1, 2, ... and 0 for padding), 'source_positions' and
+            'target_positions' (from 0 in each segment); and `[rows]` int32 'rows', their numbers in the global batch.
+        example_ids: global, whatever the process: `[rows]` with -1 for fill rows, or `[rows, slots]` if packed.
+        examples: examples in the global batch.
+        source_tokens: tokens in the global batch, end markers included.
+        target_tokens: the same of the other side.
+    """
+
+    step: int
+    bucket: int
+    shape: BatchShape
+    arrays: Batch
+    example_ids: np.ndarray
+    examples: int
+    source_tokens: int
+    target_tokens: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class PairStores:
+    """The token stores of both sides."""
+
+    source: TokenStore
+    target: TokenStore
+
+
+def make_plan(
+    source_lengths: np.ndarray, target_lengths: np.ndarray, config: BatchConfig, *, seed: int = 0
+) -> BucketPlan | PackPlan:
+    """The training plan that `config` asks for; lengths (`[examples]`) do not count the end marker."""
+    kind = PackPlan if config.packing else BucketPlan
+    return kind(source_lengths, target_lengths, config, seed=seed)
+
+
+def encode_lines(
+    lines: Iterator[str] | list[str], tokenizer: Tokenizer, *, directory: str | Path | None = None, key: str = ''
+) -> TokenStore:
+    """Lines as token ids, in memory or in a folder.
+
+    Args:
+        lines: any iterable of text.
+        tokenizer: cuts them into pieces.
+        directory: where the store goes; None keeps it in memory. A store already there is used if it was written
+            with the same tokenizer and `key`.
+        key: names the text, for example by file, size and time.
+    """
+    metadata = {'tokenizer': tokenizer.fingerprint, 'key': key}
+    if directory is None:
+        return TokenStore.from_sentences(_encoded(lines, tokenizer), metadata)
+    directory = Path(directory)
+    if directory.is_dir():
+        store = TokenStore.open(directory)
+        if store.metadata == metadata and key:
+            return store
+    with TokenStoreWriter(directory, metadata) as writer:
+        writer.add_batch(_encoded(lines, tokenizer))
+    return TokenStore.open(directory)
+
+
+def encode_pairs(
+    text: ParallelText, tokenizers: TokenizerPair, *, directory: str | Path | None = None, key: str = ''
+) -> PairStores:
+    """Both sides of a corpus as token ids; see `encode_lines`. Sentence n is line n."""
+    folders = [None if directory is None else Path(directory) / side for side in ('source', 'target')]
+    return PairStores(
+        source=encode_lines(iter(text.source), tokenizers.source, directory=folders[0], key=key),
+        target=encode_lines(iter(text.target), tokenizers.target, directory=folders[1], key=key),
+    )
+
+
+def training_batches(
+    source: TokenStore,
+    target: TokenStore,
+    plan: Plan,
+    *,
+    start_step: int = 0,
+    process_index: int = 0,
+    process_count: int = 1,
+    row_multiple: int = 1,
+    threads: int | None = None,
+) -> Iterator[StepBatch]:
+    """Batches of step `start_step` and all that follow, without end.
+
+    Args:
+        source: the source side.
+        target: the target side.
+        plan: which examples take part in which step.
+        start_step: where to go on; the batches are those of an uninterrupted run.
+        process_index: this process.
+        process_count: processes that share the batch; each takes a contiguous slice of its rows.
+        row_multiple: rows are filled up to a multiple of this, for the devices. It changes no example's step.
+        threads: that read ahead; None reads ahead only where the store lies on disk, 0 never.
+    """
+    builder = _Builder(source, target, plan, process_index, process_count, row_multiple, start_step, _ENDLESS)
+    return _read_ahead(builder, threads)
+
+
+def evaluation_batches(
+    source: TokenStore,
+    target: TokenStore | None,
+    plan: EvaluationPlan,
+    *,
+    process_index: int = 0,
+    process_count: int = 1,
+    row_multiple: int = 1,
+    threads: int | None = None,
+) -> Iterator[StepBatch]:
+    """All batches of an evaluation, once; without `target` the arrays have a source side only.
+
+    `StepBatch.example_ids` (`[rows]`, -1 for fill rows) says where each row's result belongs.
+    """
+    length = plan.steps_per_epoch
+    return _read_ahead(_Builder(source, target, plan, process_index, process_count, row_multiple, 0, length), threads)
+
+
+class _Builder:
+    """A random-access source for Grain: step -> this process's arrays."""
+
+    def __init__(
+        self,
+        source: TokenStore,
+        target: TokenStore | None,
+        plan: Plan | EvaluationPlan,
+        process_index: int,
+        process_count: int,
+        row_multiple: int,
+        start_step: int,
+        length: int,
+    ):
+        if not 0 <= process_index < process_count:
+            raise ValueError(f'process_index is {process_index} of {process_count} processes')
+        self.source = source
+        self.target = target
+        self.plan = plan
+        self.process_index = process_index
+        self.process_count = process_count
+        self.multiple = math.lcm(row_multiple, process_count)
+        self.start_step = start_step
+        self.length = length
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __getitem__(self, index: int) -> PlannedBatch:
+        return self.plan.batch(self.start_step + index)
+
+    def build(self, planned: PlannedBatch) -> StepBatch:
+        rows = -(-planned.shape.rows // self.multiple) * self.multiple
+        own = rows // self.process_count
+        first = self.process_index * own
+        arrays: Batch = {'rows': np.arange(first, first + own, dtype=np.int32)}
+        arrays |= _side('source', self.source, planned, first, own)
+        if self.target is not None:
+            arrays |= _side('target', self.target, planned, first, own)
+        fill = np.full((rows - planned.shape.rows, *planned.example_ids.shape[1:]), -1, np.int64)
+        return StepBatch(
+            step=planned.step,
+            bucket=planned.bucket,
+            shape=planned.shape,
+            arrays=arrays,
+            example_ids=np.concatenate([planned.example_ids, fill]),
+            examples=len(planned.examples),
+            source_tokens=int(planned.source_lengths.sum()),
+            target_tokens=int(planned.target_lengths.sum()),
+        )
+
+
+def _side(name: str, store: TokenStore, planned: PlannedBatch, first_row: int, rows: int) -> Batch:
+    """One side's arrays of `rows` rows from `first_row` on, all examples at once."""
+    here = (planned.row >= first_row) & (planned.row < first_row + rows)
+    width = getattr(planned.shape, f'{name}_length')
+    lengths = getattr(planned, f'{name}_lengths')[here].astype(np.int64)
+    begins = store.offsets[planned.examples[here]]
+    ends = np.cumsum(lengths)
+    position = np.arange(int(lengths.sum())) - np.repeat(ends - lengths, lengths)
+    start = (planned.row[here] - first_row) * width + getattr(planned, f'{name}_offset')[here]
+    to = np.repeat(start, lengths) + position
+    # The end marker takes the place after the last token that is kept; what a store holds there is another sentence.
+    values = np.full(len(to), Tokenizer.eos_id, np.int32)
+    is_token = np.ones(len(to), bool)
+    is_token[ends - 1] = False
+    values[is_token] = store.ids[(np.repeat(begins, lengths) + position)[is_token]]
+    tokens, segments, positions = np.zeros((3, rows * width), np.int32)
+    tokens[to] = values
+    segments[to] = np.repeat(planned.segment[here], lengths)
+    positions[to] = position
+    return {
+        name: tokens.reshape(rows, width),
+        f'{name}_segments': segments.reshape(rows, width),
+        f'{name}_positions': positions.reshape(rows, width),
+    }
+
+
+def _read_ahead(builder: _Builder, threads: int | None) -> Iterator[StepBatch]:
+    import grain
+
+    if threads is None:
+        # Building a batch from memory takes less than handing it from thread to thread; waiting for a disk does not.
+        on_disk = builder.source.directory is not None
+        threads = 4 if on_disk else 0
+    options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=4 * threads)
+    return iter(grain.MapDataset.source(builder).map(builder.build).to_iter_dataset(options))
+
+
+def _encoded(lines: Iterator[str] | list[str], tokenizer: Tokenizer) -> Iterator[np.ndarray]:
+    chunk: list[str] = []
+    for line in lines:
+        chunk.append(line)
+        if len(chunk) == _LINES_AT_ONCE:
+            yield from tokenizer.encode_batch(chunk)
+            chunk = []
+    yield from tokenizer.encode_batch(chunk)
