@@ -1,0 +1,460 @@
+"""Checkpoints of a run: written in the background, checked byte by byte when read.
+
+Orbax does the writing (`CheckpointManager`, its first API); this wrapper adds what a long run needs
+and Orbax leaves open:
+
+- the newest N *and* the best survive (Orbax's `max_to_keep` with a metric deletes the newest);
+- every checkpoint carries the checksums of its files, written before it is committed. Orbax itself
+  notices a truncated file but not a flipped bit in a large array, which it restores as other
+  numbers;
+- a damaged checkpoint is named in a warning and the next older good one is used;
+- a step that is saved again, after going back to an older checkpoint, replaces the abandoned
+  future.
+
+A checkpoint is a folder `STEP/` with the items `state` (any pytree of arrays), `meta` (JSON) and
+`metrics` (JSON).
+"""
+
+import contextlib
+import dataclasses
+import json
+import logging
+import os
+import shutil
+import zlib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import orbax.checkpoint as ocp
+from jax.experimental import multihost_utils
+from orbax.checkpoint.checkpoint_managers import preservation_policy
+
+from seqzoo.errors import UserError
+
+PyTree = Any
+
+CHECKSUMS = 'checksums.json'
+SET_ASIDE = 'set-aside'
+_BLOCK = 1 << 22
+_log = logging.getLogger('seqzoo.training')
+
+
+class _WithoutOrbax(logging.Filter):
+    """Keeps Orbax's own log off the terminal: a failure also reaches us as an exception."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        return record.levelno > logging.ERROR or 'orbax' not in record.pathname
+
+
+logging.getLogger('absl').addFilter(_WithoutOrbax())
+
+
+@dataclasses.dataclass(frozen=True)
+class Restored:
+    """What a checkpoint held.
+
+    Attributes:
+        step: The number of updates that `state` has seen.
+        state: The tree that was asked for, on the shardings that were asked for.
+        meta: The JSON object given to `Checkpoints.save`.
+    """
+
+    step: int
+    state: PyTree
+    meta: dict[str, Any]
+
+
+class Checkpoints:
+    """The checkpoints in one folder.
+
+    One live run writes to a folder (see `lock.RunLock`); any number of processes may read with
+    `read_only=True`. With several JAX processes, all of them make the same calls in the same order.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        keep: int = 2,
+        keep_best: int = 1,
+        best_metric: str | None = None,
+        best_mode: Literal['min', 'max'] = 'max',
+        read_only: bool = False,
+    ) -> None:
+        """Opens a folder, and clears away what an interrupted save left in it.
+
+        Args:
+            folder: Where the checkpoints are; made if it does not exist, unless `read_only`.
+            keep: How many of the newest survive; at least 1.
+            keep_best: How many of the best by `best_metric` survive beside them.
+            best_metric: The name of a metric given to `save`, or None to go by age alone.
+            best_mode: Whether a higher or a lower metric is better.
+            read_only: Only read; leaves a save that another process has in progress alone.
+        """
+        if keep < 1:
+            raise UserError(
+                f'keep must be at least 1, not {keep}; a run without checkpoints cannot go on'
+            )
+        self.folder = Path(folder).absolute()
+        self._keep, self._keep_best = keep, keep_best
+        self._best_metric, self._best_mode = best_metric, best_mode
+        self._read_only = read_only
+        self._saving: int | None = None
+        self._manager = self._open()
+
+    def __enter__(self) -> 'Checkpoints':
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    # Writing
+
+    def save(
+        self,
+        step: int,
+        state: PyTree,
+        meta: Mapping[str, Any],
+        *,
+        metrics: Mapping[str, float] | None = None,
+    ) -> None:
+        """Starts to save; returns as soon as the arrays may be donated or changed.
+
+        The caller answers for `state` being finite. A failure shows in this call or in the next of
+        `save`, `wait` and `close`; what was there before is kept.
+
+        Args:
+            step: The number of updates that `state` has seen.
+            state: Any pytree of JAX arrays, typed PRNG keys included.
+            meta: Any JSON object: data position, fingerprints, history.
+            metrics: Numbers by name; the one called `best_metric` decides what is best. NaN counts
+                as absent.
+
+        Raises:
+            UserError: the file system refused this save or the one before.
+        """
+        if self._read_only:
+            raise RuntimeError('these checkpoints were opened to read only')
+        self.wait()
+        self._set_aside_from(step)
+        finite = {name: float(value) for name, value in (metrics or {}).items()}
+        finite = {name: value for name, value in finite.items() if np.isfinite(value)}
+        with self._failures_named(step):
+            self._saving = step
+            self._manager.save(
+                step,
+                args=ocp.args.Composite(
+                    state=ocp.args.PyTreeSave(state), meta=ocp.args.JsonSave(dict(meta))
+                ),
+                metrics=finite,
+                force=True,  # our cadence, not Orbax's
+            )
+
+    def wait(self) -> None:
+        """Returns when the save in progress is committed.
+
+        Raises:
+            UserError: it failed.
+        """
+        with self._failures_named(self._saving):
+            self._manager.wait_until_finished()
+            self._saving = None
+
+    def close(self) -> None:
+        """Waits for the save in progress and stops the threads behind it."""
+        try:
+            self.wait()
+        finally:
+            self._manager.close()
+
+    # Reading
+
+    def steps(self) -> list[int]:
+        """The steps of the committed checkpoints, oldest first; nothing is said about damage."""
+        self.wait()
+        if self._read_only:
+            if not self.folder.is_dir():
+                return []
+            self._manager.reload()
+        return sorted(self._manager.all_steps())
+
+    def latest(self) -> int | None:
+        """The newest committed step."""
+        return max(self.steps(), default=None)
+
+    def best(self) -> int | None:
+        """The step with the best `best_metric`, the newest of equals; None if no step has it."""
+        sign = 1 if self._best_mode == 'max' else -1
+        name = self._best_metric or ''
+        scored = [
+            (sign * metrics[name], step)
+            for step in self.steps()
+            if name in (metrics := self._metrics(step))
+        ]
+        return max(scored)[1] if scored else None
+
+    def restore(self, abstract_state: PyTree, step: int | None = None) -> Restored | None:
+        """Reads the newest good checkpoint.
+
+        Args:
+            abstract_state: The tree to read as `jax.ShapeDtypeStruct`s; their shardings say where
+                each array goes, and need not be those it was saved from. Without a sharding it goes
+                to the first local device.
+            step: Read this one and no other.
+
+        Returns:
+            None if there is no checkpoint at all.
+
+        Raises:
+            UserError: there are checkpoints but none is good, or they belong to a model of other
+                shapes.
+        """
+        return self._restore(abstract_state, step, partial=False)
+
+    def restore_part(
+        self, abstract_part: Mapping[str, PyTree], step: int | None = None
+    ) -> Restored | None:
+        """Like `restore`, for some fields of the state: `{'params': ..., 'variables': ...}`."""
+        return self._restore(dict(abstract_part), step, partial=True)
+
+    def restore_params(self, abstract_params: PyTree, step: int | None = None) -> Restored | None:
+        """Reads the parameters alone, without the optimizer's state; otherwise like `restore`."""
+        restored = self.restore_part({'params': abstract_params}, step)
+        return restored and dataclasses.replace(restored, state=restored.state['params'])
+
+    # How it is done
+
+    def _open(self) -> ocp.CheckpointManager:
+        policies: list[preservation_policy.PreservationPolicy] = [
+            preservation_policy.LatestN(self._keep)
+        ]
+        if self._best_metric is not None and self._keep_best:
+            policies.append(
+                preservation_policy.BestN(
+                    get_metric_fn=self._rank, reverse=self._best_mode == 'min', n=self._keep_best
+                )
+            )
+        options = ocp.CheckpointManagerOptions(
+            preservation_policy=preservation_policy.AnyPreservationPolicy(policies),
+            best_fn=self._rank,  # without it Orbax does not store the metrics
+            best_mode=self._best_mode,
+            create=not self._read_only,
+            cleanup_tmp_directories=not self._read_only,
+            async_options=ocp.AsyncOptions(post_finalization_callback=self._write_checksums),
+        )
+        handlers = {
+            'state': ocp.PyTreeCheckpointHandler(),
+            'meta': ocp.JsonCheckpointHandler(),
+            'metrics': ocp.JsonCheckpointHandler(),
+        }
+        try:
+            return ocp.CheckpointManager(self.folder, options=options, item_handlers=handlers)
+        except OSError as error:
+            raise UserError(
+                f'cannot keep checkpoints in {self.folder}: {error.strerror or error}; '
+                'give --run a folder that can be written'
+            ) from error
+
+    def _rank(self, metrics: Mapping[str, float] | None) -> float:
+        worst = -np.inf if self._best_mode == 'max' else np.inf
+        return (metrics or {}).get(self._best_metric or '', worst)
+
+    def _metrics(self, step: int) -> dict[str, float]:
+        try:
+            return json.loads((self.folder / str(step) / 'metrics' / 'metrics').read_text())
+        except (OSError, ValueError):
+            return {}
+
+    def _write_checksums(self) -> None:
+        """Called by Orbax when all files of a save are there, before the folder gets its name."""
+        if jax.process_index() != 0:
+            return
+        for folder in self.folder.glob(f'{self._saving}.orbax-checkpoint-tmp*'):
+            files = sorted(path for path in folder.rglob('*') if path.is_file())
+            sums = {
+                path.relative_to(folder).as_posix(): [path.stat().st_size, _checksum(path)]
+                for path in files
+                # Orbax writes to these two again when it commits; the numbers are not in them.
+                if path.name not in ('_CHECKPOINT_METADATA', 'commit_success.txt')
+            }
+            (folder / CHECKSUMS).write_text(json.dumps(sums))
+
+    def _restore(self, abstract: PyTree, step: int | None, *, partial: bool) -> Restored | None:
+        abstract = jax.tree.map(_placed, abstract)
+        steps = self.steps()
+        if step is not None and step not in steps:
+            raise UserError(
+                f'{self.folder} has no checkpoint of step {step}; there are {_listed(steps)}'
+            )
+        found = []
+        for candidate in [step] if step is not None else reversed(steps):
+            reason = _agreed(self._damage(candidate) if jax.process_index() == 0 else '')
+            if not reason:
+                try:
+                    return self._load(candidate, abstract, partial=partial)
+                except UserError:
+                    raise
+                except (
+                    Exception
+                ) as error:  # Orbax and TensorStore raise many kinds for broken files
+                    reason = str(error).split('\n')[0][:200]
+            if not (self.folder / str(candidate)).is_dir():
+                continue  # the run that writes here has just deleted it, to keep its newest
+            found.append(f'step {candidate}: {reason}')
+            _log.warning(
+                'checkpoint %s is damaged (%s); trying an older one',
+                self.folder / str(candidate),
+                reason,
+            )
+        if found:
+            raise UserError(
+                f'no good checkpoint in {self.folder} ({"; ".join(found)}); '
+                'start a new run, or put back a copy'
+            )
+        return None
+
+    def _damage(self, step: int) -> str:
+        """What the checksums say is wrong with a checkpoint; empty if nothing."""
+        folder = self.folder / str(step)
+        try:
+            sums = json.loads((folder / CHECKSUMS).read_text())
+            for name, (size, checksum) in sums.items():
+                path = folder / name
+                if not path.is_file():
+                    return f'{name} is missing'
+                if path.stat().st_size != size:
+                    return f'{name} has {path.stat().st_size} bytes, {size} were written'
+                if _checksum(path) != checksum:
+                    return f'{name} is not what was written'
+        except FileNotFoundError:
+            # The whole list may be gone because the folder is. One that Orbax alone wrote is left
+            # to Orbax's checks.
+            return '' if (folder / 'state').is_dir() else 'its files are missing'
+        except (OSError, ValueError, TypeError, AttributeError) as error:
+            return f'{CHECKSUMS} cannot be read: {error}'
+        return ''
+
+    def _load(self, step: int, abstract: PyTree, *, partial: bool) -> Restored:
+        self._refuse_other_shapes(step, abstract, partial=partial)
+        items = self._manager.restore(
+            step,
+            args=ocp.args.Composite(
+                state=ocp.args.PyTreeRestore(
+                    abstract,
+                    restore_args=ocp.checkpoint_utils.construct_restore_args(abstract),
+                    partial_restore=partial,
+                ),
+                meta=ocp.args.JsonRestore(),
+            ),
+        )
+        return Restored(step, items['state'], items['meta'])
+
+    def _refuse_other_shapes(self, step: int, abstract: PyTree, *, partial: bool) -> None:
+        stored = self._manager.item_metadata(step)['state']
+        saved = {_name(path): tuple(leaf.shape) for path, leaf in _leaves(stored.tree)}
+        wanted = {_name(path): _stored_shape(leaf) for path, leaf in _leaves(abstract)}
+        missing = [name for name in wanted if name not in saved]
+        extra = [] if partial else [name for name in saved if name not in wanted]
+        other = [
+            f'{name} is {saved[name]} there and {shape} here'
+            for name, shape in wanted.items()
+            if name in saved and saved[name] != shape
+        ]
+        complaints = [f'{name} is not in it' for name in missing] + [
+            f'{name} is only in it' for name in extra
+        ]
+        if complaints := other + complaints:
+            more = f' and {len(complaints) - 3} more' if len(complaints) > 3 else ''
+            raise UserError(
+                f'checkpoint {self.folder / str(step)} belongs to another model or optimizer '
+                f'({"; ".join(complaints[:3])}{more}); '
+                'use the configuration that it was trained with'
+            )
+
+    def _set_aside_from(self, step: int) -> None:
+        """Moves checkpoints of `step` and later out of the way: the run went back behind them."""
+        later = [old for old in self._manager.all_steps() if old >= step]
+        if not later:
+            return
+        if jax.process_index() == 0:
+            (self.folder / SET_ASIDE).mkdir(exist_ok=True)
+            for old in later:
+                target = self.folder / SET_ASIDE / str(old)
+                shutil.rmtree(target, ignore_errors=True)
+                os.replace(self.folder / str(old), target)
+        _agreed('')  # the others wait until the folders have moved
+        self._manager.reload()
+
+    @contextlib.contextmanager
+    def _failures_named(self, step: int | None) -> Iterator[None]:
+        try:
+            yield
+        except (OSError, ValueError, RuntimeError) as error:
+            if step is None:
+                raise
+            # The manager believes in the step that failed: start again from what is on the disk,
+            # which also clears away the half-written folder.
+            self._saving = None
+            self._manager = self._open()
+            kept = _listed(sorted(self._manager.all_steps()))
+            raise UserError(
+                f'the checkpoint of step {step} could not be saved in {self.folder} '
+                f'({_cause(error)}); kept are {kept}: make room there and start the run again'
+            ) from error
+
+
+def _placed(leaf: Any) -> jax.ShapeDtypeStruct:
+    sharding = getattr(leaf, 'sharding', None) or jax.sharding.SingleDeviceSharding(
+        jax.local_devices()[0]
+    )
+    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
+
+
+def _stored_shape(leaf: jax.ShapeDtypeStruct) -> tuple[int, ...]:
+    if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+        leaf = jax.eval_shape(jax.random.key_data, leaf)
+    return tuple(leaf.shape)
+
+
+def _leaves(tree: PyTree) -> list[tuple[Any, Any]]:
+    return jax.tree_util.tree_flatten_with_path(tree)[0]
+
+
+def _name(path: tuple[Any, ...]) -> str:
+    """`params/encoder/kernel`, whether a level was a dict, a dataclass, a named tuple or a list."""
+    return jax.tree_util.keystr(path, simple=True, separator='/')
+
+
+def _checksum(path: Path) -> int:
+    checksum = 0
+    with path.open('rb') as file:
+        while block := file.read(_BLOCK):
+            checksum = zlib.crc32(block, checksum)
+    return checksum
+
+
+def _agreed(reason: str) -> str:
+    """Process 0's answer, on every process."""
+    if jax.process_count() == 1:
+        return reason
+    buffer = np.zeros(256, np.uint8)
+    encoded = np.frombuffer(reason.encode()[:256], np.uint8)
+    buffer[: encoded.size] = encoded
+    buffer = np.asarray(multihost_utils.broadcast_one_to_all(buffer))
+    return bytes(buffer).rstrip(b'\0').decode(errors='ignore')
+
+
+def _listed(steps: list[int]) -> str:
+    return 'those of steps ' + ', '.join(map(str, steps)) if steps else 'none'
+
+
+def _cause(error: Exception) -> str:
+    text = ' '.join(str(error).split())
+    for known in ('No space left on device', 'Disk quota exceeded', 'File too large'):
+        if known in text:
+            return known
+    return text[:200]

@@ -1,0 +1,90 @@
+"""Ctrl-C and SIGTERM: finish the step, save, leave with a status that a launcher understands."""
+
+import os
+import signal
+import threading
+from types import FrameType
+from typing import Any, Literal
+
+import jax
+from jax.experimental import multihost_utils
+
+Status = Literal['interrupted', 'preempted']
+EXIT_STATUS: dict[Status, int] = {'interrupted': 130, 'preempted': 75}
+
+
+class StopRequest:
+    """Listens for signals while it is entered; the loop asks after every step.
+
+    The first Ctrl-C (SIGINT) or SIGTERM only makes a note; a second Ctrl-C raises KeyboardInterrupt
+    at once. Outside the main thread Python delivers no signals, and nothing is installed.
+
+    With several processes all must stop after the same step, or the next collective hangs. JAX's
+    preemption service settles that step: it installs its own SIGTERM notifier when
+    `jax.distributed` is initialised, so SIGTERM is left to it (a Python handler would take its
+    place), and Ctrl-C is handed on to it as a SIGTERM.
+
+    ```
+    with StopRequest() as stop:
+        for step in range(start, end):
+            ...
+            if stop.after(step + 1):
+                save(); return stop.status
+    ```
+    """
+
+    def __init__(self) -> None:
+        self._requested: Status | None = None
+        self._status: Status | None = None
+        self._former: dict[signal.Signals, Any] = {}
+        self._several = False
+
+    def __enter__(self) -> 'StopRequest':
+        self._several = jax.process_count() > 1
+        if threading.current_thread() is threading.main_thread():
+            self._install(signal.SIGINT, self._on_interrupt)
+            if not self._several:
+                self._install(signal.SIGTERM, self._on_terminate)
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        for number, handler in self._former.items():
+            signal.signal(number, handler)
+        self._former = {}
+
+    @property
+    def status(self) -> Status | None:
+        """Why the loop was told to stop; None as long as it was not."""
+        return self._status
+
+    @property
+    def exit_status(self) -> int:
+        """130, 75, or 0 if nobody asked."""
+        return EXIT_STATUS[self._status] if self._status else 0
+
+    def after(self, step: int) -> bool:
+        """Whether to stop after `step`; with several processes call it every step, on all."""
+        if self._several:
+            if multihost_utils.reached_preemption_sync_point(step):
+                self._status = self._requested or 'preempted'
+        else:
+            self._status = self._requested
+        return self._status is not None
+
+    def request(self, status: Status) -> None:
+        """Asks in place of a signal, from any thread."""
+        self._requested = status
+        if self._several:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    def _install(self, number: signal.Signals, handler: Any) -> None:
+        self._former[number] = signal.signal(number, handler)
+
+    def _on_interrupt(self, number: int, frame: FrameType | None) -> None:
+        if self._requested == 'interrupted':
+            raise KeyboardInterrupt
+        self.request('interrupted')
+
+    def _on_terminate(self, number: int, frame: FrameType | None) -> None:
+        # Ctrl-C followed by a launcher's SIGTERM stays an interruption.
+        self._requested = self._requested or 'preempted'
