@@ -11,8 +11,14 @@ import flax.struct
 import jax
 from flax import linen as nn
 
+from seqzoo.errors import UserError
+
 Memory = Any  # what an encoder hands to its decoder: a pytree of arrays with the batch leading (or behind 'layers')
 Cache = Any  # what incremental decoding carries from step to step: a pytree of arrays
+
+
+class ConfigError(UserError, ValueError):
+    """A hyperparameter that cannot be: names the field, its value and the remedy."""
 
 
 @dataclass(frozen=True, kw_only=True)

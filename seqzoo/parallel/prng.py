@@ -44,3 +44,10 @@ def current_rows(batch: int) -> jax.Array:
     if rows.shape != (batch,):
         raise ValueError(f'example_rows holds {rows.shape} rows, the layer has a batch of {batch}')
     return rows
+
+
+def row_keys(key: jax.Array, batch: int) -> jax.Array:
+    """`[batch, words]` uint32: the key data of `fold_in(key, global row)` for each row of the batch."""
+    if not jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
+        key = jax.random.wrap_key_data(key)
+    return jax.random.key_data(jax.vmap(jax.random.fold_in, (None, 0))(key, current_rows(batch)))

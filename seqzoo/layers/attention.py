@@ -1,0 +1,123 @@
+"""Scaled dot-product attention (Vaswani et al. 2017, equation 1): one function, several implementations.
+
+    Attention(Q, K, V) = softmax(Q K^T / sqrt(key_dim)) V
+
+`'xla'` runs everywhere and is the reference; the fused kernels live in `attention_kernels.py`.
+"""
+
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+
+from seqzoo.layers import attention_kernels
+from seqzoo.layers.dropout import dropout
+from seqzoo.layers.masks import causal_mask, combine_masks, segment_mask
+
+Implementation = Literal['auto', 'xla', 'splash', 'cudnn']
+
+# Finite, so that a row without any visible key (a query in the padding) gets weights, not NaN.
+MASKED = -1e30
+
+# Below this many keys the scores are small, and a fused kernel gains nothing over XLA.
+FUSED_FROM_LENGTH = 256
+
+
+def dot_product_attention(
+    query: jax.Array,
+    key: jax.Array,
+    value: jax.Array,
+    *,
+    mask: jax.Array | None = None,
+    query_segments: jax.Array | None = None,
+    key_segments: jax.Array | None = None,
+    causal: bool = False,
+    implementation: Implementation = 'auto',
+    dropout_rate: float = 0.0,
+    dropout_key: jax.Array | None = None,
+) -> jax.Array:
+    """Each query's mean of the values, weighted by how well it matches their keys.
+
+    Args:
+        query: `[batch, query_length, heads, key_dim]`.
+        key: `[batch, key_length, heads, key_dim]`.
+        value: `[batch, key_length, heads, value_dim]`.
+        mask: boolean, broadcastable to `[batch, heads, query_length, key_length]`, `True` = attend.
+        query_segments: `[batch, query_length]` packing ids; a query sees only the keys of its own segment.
+        key_segments: `[batch, key_length]`, given together with `query_segments`.
+        causal: query `i` sees the keys `0..i`.
+        implementation: `'xla'`; `'splash'` (TPU) and `'cudnn'` (GPU, 16-bit) are fused and never form the weights;
+            `'auto'` takes the fused kernel of the platform where it can do what is asked, else `'xla'`.
+        dropout_rate: probability of dropping an attention weight; needs `'xla'`.
+        dropout_key: its random key; `None` drops nothing.
+
+    Returns:
+        `[batch, query_length, heads, value_dim]` in the dtype of `value`. A query that sees no key at all gets
+        something finite and meaningless.
+
+    Raises:
+        ValueError: a fused kernel was chosen for what it cannot do, or only one side has segments.
+    """
+    if (query_segments is None) != (key_segments is None):
+        raise ValueError('query_segments and key_segments are given together or not at all')
+    rate = 0.0 if dropout_key is None else dropout_rate
+    chosen = choose_implementation(implementation, query, key, value, mask, rate)
+    if chosen == 'splash':
+        return attention_kernels.splash_attention(
+            query, key, value, query_segments, key_segments, causal
+        )
+    segments = None
+    if query_segments is not None and key_segments is not None:
+        segments = segment_mask(query_segments, key_segments)
+    if chosen == 'cudnn':
+        mask = combine_masks(mask, segments)
+        return attention_kernels.cudnn_attention(query, key, value, mask, causal)
+    visible = causal_mask(query.shape[1], key.shape[1]) if causal else None
+    weights = attention_weights(query, key, combine_masks(mask, segments, visible))
+    if rate > 0.0 and dropout_key is not None:
+        weights = dropout(weights, rate, dropout_key)
+    return weighted_values(weights, value)
+
+
+def attention_weights(query: jax.Array, key: jax.Array, mask: jax.Array | None) -> jax.Array:
+    """Softmax of the scaled scores: `[batch, heads, query_length, key_length]` float32, rows sum to 1."""
+    query = query * jnp.asarray(query.shape[-1] ** -0.5, query.dtype)
+    scores = jnp.einsum('bqhd,bkhd->bhqk', query, key, preferred_element_type=jnp.float32)
+    if mask is not None:
+        scores = jnp.where(mask, scores, MASKED)
+    return jax.nn.softmax(scores, axis=-1)
+
+
+def weighted_values(weights: jax.Array, value: jax.Array) -> jax.Array:
+    """`[batch, heads, query_length, key_length]` weights -> `[batch, query_length, heads, value_dim]`."""
+    return jnp.einsum('bhqk,bkhd->bqhd', weights.astype(value.dtype), value)
+
+
+def choose_implementation(
+    implementation: Implementation,
+    query: jax.Array,
+    key: jax.Array,
+    value: jax.Array,
+    mask: jax.Array | None,
+    dropout_rate: float,
+) -> Literal['xla', 'splash', 'cudnn']:
+    """The implementation that will run; never one that leaves out something that was asked for."""
+    if implementation == 'xla':
+        return 'xla'
+    obstacles = {
+        'splash': attention_kernels.splash_obstacle(mask, dropout_rate),
+        'cudnn': attention_kernels.cudnn_obstacle(query, key, value, dropout_rate),
+    }
+    if implementation == 'auto':
+        fused = {'tpu': 'splash', 'gpu': 'cudnn'}.get(jax.default_backend())
+        if fused is None or obstacles[fused] or key.shape[1] < FUSED_FROM_LENGTH:
+            return 'xla'
+        return 'splash' if fused == 'splash' else 'cudnn'
+    if implementation not in obstacles:
+        raise ValueError(f'no attention implementation is called {implementation!r}')
+    if obstacles[implementation]:
+        raise ValueError(
+            f'attention implementation {implementation!r} {obstacles[implementation]}; '
+            "choose 'xla' or 'auto'"
+        )
+    return implementation

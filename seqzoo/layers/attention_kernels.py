@@ -1,0 +1,150 @@
+"""Fused attention: splash attention (Pallas) on TPU, cuDNN on GPU. Call them through `attention.py`.
+
+They never write the `[query_length, key_length]` weights to memory, and so can neither drop nor return them.
+"""
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import PartitionSpec
+
+from seqzoo.parallel import axes
+
+_BLOCK = 128  # the lane width of a TPU: lengths are padded to a multiple
+_LARGEST_BLOCK = 512
+_PADDING_SEGMENT = -1  # real segments are 0 (padding of the batch), 1, 2, ...
+
+
+def splash_obstacle(mask: jax.Array | None, dropout_rate: float) -> str | None:
+    """Why splash attention cannot do this, as the end of a sentence; `None` if it can."""
+    if dropout_rate > 0.0:
+        return 'has no dropout of attention weights'
+    if mask is not None:
+        return 'takes segments and causal, not an arbitrary mask'
+    return None
+
+
+def cudnn_obstacle(
+    query: jax.Array, key: jax.Array, value: jax.Array, dropout_rate: float
+) -> str | None:
+    """Why cuDNN attention cannot do this, as the end of a sentence; `None` if it can."""
+    if dropout_rate > 0.0:
+        return 'has no dropout of attention weights that ignores the mesh'
+    if any(x.dtype not in (jnp.bfloat16, jnp.float16) for x in (query, key, value)):
+        return 'takes 16-bit numbers only (dtype bfloat16)'
+    if query.shape[-1] != value.shape[-1] or query.shape[-1] % 8 or query.shape[-1] > 128:
+        return 'needs key_dim = value_dim, a multiple of 8 up to 128'
+    return None
+
+
+def cudnn_attention(
+    query: jax.Array, key: jax.Array, value: jax.Array, mask: jax.Array | None, causal: bool
+) -> jax.Array:
+    """`dot_product_attention` by cuDNN's fused kernel; shapes as there."""
+    return jax.nn.dot_product_attention(
+        query, key, value, mask=mask, is_causal=causal, implementation='cudnn'
+    )
+
+
+def splash_attention(
+    query: jax.Array,
+    key: jax.Array,
+    value: jax.Array,
+    query_segments: jax.Array | None,
+    key_segments: jax.Array | None,
+    causal: bool,
+) -> jax.Array:
+    """`dot_product_attention` by the Pallas kernel of TPUs; shapes as there.
+
+    On a mesh every device runs the kernel on its own rows and heads. On CPU it runs only inside
+    `jax.experimental.pallas.tpu.force_tpu_interpret_mode()`.
+    """
+    if query_segments is None or key_segments is None:
+        query_segments = jnp.ones(query.shape[:2], jnp.int32)
+        key_segments = jnp.ones(key.shape[:2], jnp.int32)
+
+    def local(
+        query: jax.Array,
+        key: jax.Array,
+        value: jax.Array,
+        query_segments: jax.Array,
+        key_segments: jax.Array,
+    ) -> jax.Array:
+        return _splash_on_one_device(query, key, value, query_segments, key_segments, causal)
+
+    context = axes._context.get()
+    if context is None or context.mesh is None or context.mesh.size == 1:
+        # One device, or inside shard_map or pmap, where every array is already local.
+        return local(query, key, value, query_segments, key_segments)
+    names = ('batch', None, 'heads', None)
+    split = axes.partition_spec(names, context.rules, context.mesh)
+    rows = PartitionSpec(split[0], None)
+    run = jax.shard_map(
+        local,
+        mesh=context.mesh,
+        in_specs=(split, split, split, rows, rows),
+        out_specs=split,
+        check_vma=False,
+    )
+    return run(query, key, value, query_segments, key_segments)
+
+
+def _splash_on_one_device(
+    query: jax.Array,
+    key: jax.Array,
+    value: jax.Array,
+    query_segments: jax.Array,
+    key_segments: jax.Array,
+    causal: bool,
+) -> jax.Array:
+    # Imported here: Pallas takes a while, and most processes never need it.
+    from jax.experimental.pallas.ops.tpu.splash_attention import (
+        splash_attention_kernel as kernels,
+    )
+    from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_mask as masks
+
+    query_length, heads = query.shape[1:3]
+    query = query * jnp.asarray(query.shape[-1] ** -0.5, query.dtype)  # the kernel does not scale
+    # [batch, length, heads, kv] -> [batch, heads, padded length, kv]
+    q, k, v = (_pad(x, 1).swapaxes(1, 2) for x in (query, key, value))
+    segments = kernels.SegmentIds(
+        q=_pad(query_segments, 1, _PADDING_SEGMENT), kv=_pad(key_segments, 1, _PADDING_SEGMENT)
+    )
+    shape = (q.shape[2], k.shape[2])
+    one_head = masks.CausalMask(shape) if causal else masks.FullMask(shape)
+    kernel = kernels.make_splash_mha_single_device(
+        mask=masks.MultiHeadMask([one_head] * heads), block_sizes=_block_sizes(*shape)
+    )
+    result = jax.vmap(kernel)(q, k, v, segments)
+    return result[:, :, :query_length].swapaxes(1, 2).astype(value.dtype)
+
+
+def _block_sizes(query_length: int, key_length: int):  # noqa: ANN202
+    """The largest block up to 512 that divides each padded length."""
+    from jax.experimental.pallas.ops.tpu.splash_attention import (
+        splash_attention_kernel as kernels,
+    )
+
+    def block(length: int) -> int:
+        size = _LARGEST_BLOCK
+        while length % size:
+            size //= 2
+        return size
+
+    q, kv = block(query_length), block(key_length)
+    return kernels.BlockSizes(
+        block_q=q,
+        block_kv=kv,
+        block_kv_compute=kv,
+        block_q_dkv=q,
+        block_kv_dkv=kv,
+        block_kv_dkv_compute=kv,
+        block_q_dq=q,
+        block_kv_dq=kv,
+    )
+
+
+def _pad(x: jax.Array, axis: int, value: int = 0) -> jax.Array:
+    """Lengthens `axis` to the next multiple of the block."""
+    widths = [(0, 0)] * x.ndim
+    widths[axis] = (0, -x.shape[axis] % _BLOCK)
+    return jnp.pad(x, widths, constant_values=value)

@@ -1,0 +1,45 @@
+"""Token embeddings, which may also serve as the matrix before the softmax (Press and Wolf 2017)."""
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from seqzoo.parallel.axes import named
+
+
+class Embedding(nn.Module):
+    """A table of one vector per token.
+
+    It starts normal with standard deviation `embed_dim ** -0.5`: tied logits of a normalised feature then have unit
+    variance, and so has an embedding multiplied by `embed_dim ** 0.5`.
+
+    Attributes:
+        vocab_size: rows.
+        embed_dim: columns.
+        scale: whether `__call__` multiplies by `embed_dim ** 0.5` (Vaswani et al. 2017, section 3.4).
+        dtype: dtype of the embeddings that come out.
+    """
+
+    vocab_size: int
+    embed_dim: int
+    scale: bool
+    dtype: jnp.dtype
+
+    def setup(self) -> None:
+        init = nn.initializers.normal(self.embed_dim**-0.5)
+        shape = (self.vocab_size, self.embed_dim)
+        self.table = self.param('table', named(init, 'vocab', 'embed'), shape, jnp.float32)
+
+    def __call__(self, tokens: jax.Array) -> jax.Array:
+        """`[...]` int32 ids -> `[..., embed]`."""
+        x = jnp.take(self.table, tokens, axis=0).astype(self.dtype)
+        return x * jnp.asarray(self.embed_dim**0.5, self.dtype) if self.scale else x
+
+    def unembed(self, features: jax.Array) -> jax.Array:
+        """`[..., embed]` -> `[..., vocab]` float32 logits, with the same table."""
+        return jnp.einsum(
+            '...e,ve->...v',
+            features.astype(self.dtype),
+            self.table.astype(self.dtype),
+            preferred_element_type=jnp.float32,
+        )

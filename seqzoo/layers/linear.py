@@ -1,0 +1,65 @@
+"""The affine map that attention and feed-forward layers are made of, with a name for each axis of its kernel."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from seqzoo.parallel.axes import named
+
+
+class Linear(nn.Module):
+    """`y = x W + b` over the last axes of `x`; the kernel keeps its axes apart (`[embed, heads, kv]`).
+
+    Parameters are float32; the product runs in `dtype`. Kernels start Glorot uniform (Glorot and Bengio 2010), with
+    the fans of the merged axes: `[embed, heads, kv]` is one matrix `embed -> heads * kv`.
+
+    Attributes:
+        features: sizes of the axes that come out.
+        input_names: axis names of the contracted axes of `x`, its last ones.
+        output_names: axis names of the axes that come out.
+        use_bias: whether `b` exists.
+        dtype: dtype of the computation and of the result.
+    """
+
+    features: tuple[int, ...]
+    input_names: tuple[str, ...]
+    output_names: tuple[str, ...]
+    use_bias: bool
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        rank = len(self.input_names)
+        sizes = x.shape[-rank:]
+        kernel = self.param(
+            'kernel',
+            named(glorot_uniform(rank), *self.input_names, *self.output_names),
+            (*sizes, *self.features),
+            jnp.float32,
+        )
+        contracted = (tuple(range(x.ndim - rank, x.ndim)), tuple(range(rank)))
+        y = jax.lax.dot_general(
+            x.astype(self.dtype), kernel.astype(self.dtype), (contracted, ((), ()))
+        )
+        if self.use_bias:
+            bias = self.param(
+                'bias',
+                named(nn.initializers.zeros, *self.output_names),
+                self.features,
+                jnp.float32,
+            )
+            y += bias.astype(self.dtype)
+        return y
+
+
+def glorot_uniform(input_rank: int) -> nn.initializers.Initializer:
+    """Glorot uniform for a kernel whose first `input_rank` axes are contracted and whose others come out."""
+
+    def init(key: jax.Array, shape: tuple[int, ...], dtype: jnp.dtype = jnp.float32) -> jax.Array:
+        fan_in, fan_out = math.prod(shape[:input_rank]), math.prod(shape[input_rank:])
+        bound = math.sqrt(6.0 / (fan_in + fan_out))
+        return jax.random.uniform(key, shape, dtype, -bound, bound)
+
+    return init

@@ -1,0 +1,72 @@
+"""Where a token stands: position numbers, sinusoids, and learned position vectors."""
+
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+
+from seqzoo.parallel.axes import named
+
+SinusoidLayout = Literal['interleaved', 'concatenated']
+
+
+def positions_in_segments(segments: jax.Array) -> jax.Array:
+    """`[batch, length]` int32: how far each position is from the start of its segment.
+
+    A segment is a maximal run of equal ids, so packed sentences each start at 0.
+    """
+    index = jnp.arange(segments.shape[1], dtype=jnp.int32)[None, :]
+    starts = jnp.concatenate(
+        [jnp.ones_like(segments[:, :1], bool), segments[:, 1:] != segments[:, :-1]], axis=1
+    )
+    return index - jax.lax.cummax(jnp.where(starts, index, 0), axis=1)
+
+
+def sinusoids(
+    positions: jax.Array, embed_dim: int, layout: SinusoidLayout = 'interleaved'
+) -> jax.Array:
+    """Sinusoidal position encodings (Vaswani et al. 2017, section 3.5), float32.
+
+    `PE(p, 2i) = sin(p / 10000^(2i / embed_dim))` and `PE(p, 2i + 1)` its cosine: lower columns have higher
+    frequencies.
+
+    Args:
+        positions: `[...]` integers.
+        embed_dim: columns; an odd number drops the last cosine.
+        layout: `'interleaved'` alternates sine and cosine as the paper does; `'concatenated'` puts all sines before
+            all cosines, the same columns in another order, as some published checkpoints have them.
+
+    Returns:
+        `[..., embed_dim]`.
+    """
+    columns = np.arange(0, embed_dim, 2, dtype=np.float64)
+    frequencies = (10000.0 ** (-columns / embed_dim)).astype(np.float32)
+    angles = positions[..., None].astype(jnp.float32) * frequencies
+    waves = (jnp.sin(angles), jnp.cos(angles))
+    if layout == 'interleaved':
+        table = jnp.stack(waves, axis=-1).reshape(*positions.shape, 2 * len(frequencies))
+    else:
+        table = jnp.concatenate(waves, axis=-1)
+    return table[..., :embed_dim]
+
+
+class LearnedPositions(nn.Module):
+    """One learned vector per position (Gehring et al. 2017).
+
+    Attributes:
+        max_length: rows of the table.
+        embed_dim: columns.
+    """
+
+    max_length: int
+    embed_dim: int
+
+    @nn.compact
+    def __call__(self, positions: jax.Array) -> jax.Array:
+        """`[...]` integers below `max_length` -> `[..., embed]` float32."""
+        init = nn.initializers.normal(self.embed_dim**-0.5)
+        shape = (self.max_length, self.embed_dim)
+        table = self.param('table', named(init, 'position', 'embed'), shape, jnp.float32)
+        return jnp.take(table, positions, axis=0)

@@ -1,0 +1,75 @@
+"""Equal layers on top of each other: one set of parameters stacked over depth, one compiled body."""
+
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from flax.core import meta
+
+Remat = Literal['none', 'full', 'dots']
+
+_POLICIES = {
+    'full': None,  # keep nothing but the input of each layer
+    'dots': jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+}
+
+
+class Stack(nn.Module):
+    """`num_layers` copies of `layer`, applied one after the other.
+
+    Every parameter has a leading axis `layers`, whether the layers run in a loop or unrolled: that is only a way to
+    run, not another tree.
+
+    Attributes:
+        layer: a module with `__call__(x, context) -> x`.
+        num_layers: depth.
+        scan: run as a loop (compiles once) or unrolled (compiles `num_layers` bodies, may run faster).
+        remat: what the backward pass computes again: nothing, everything, or all but the matrix products.
+    """
+
+    layer: nn.Module
+    num_layers: int
+    scan: bool = True
+    remat: Remat = 'none'
+
+    def __call__(self, x: jax.Array, context: Any) -> jax.Array:
+        """`x` is carried from layer to layer; `context`, any pytree, is the same for all."""
+
+        def body(layer: Any, x: jax.Array, context: Any) -> tuple[jax.Array, None]:
+            return layer(x, context), None
+
+        if self.remat != 'none':
+            # Inside a loop nothing can be merged with the forward pass, and the barrier against it would cost.
+            body = nn.remat(body, prevent_cse=not self.scan, policy=_POLICIES[self.remat])
+        run = nn.scan(
+            body,
+            variable_axes={'params': 0, 'intermediates': 0},
+            split_rngs={'params': True, 'dropout': True},
+            in_axes=nn.broadcast,
+            length=self.num_layers,
+            unroll=1 if self.scan else self.num_layers,
+            metadata_params={nn.PARTITION_NAME: 'layers'},
+        )
+        return run(self.layer, x, context)[0]
+
+    def unstacked(self) -> list[Any]:
+        """The layers one by one, bound to their slices of the parameters, to call any of their methods.
+
+        Decoding wants this: a loop over depth would copy every cache at every step.
+        """
+        params = meta.unbox(self.layer.variables['params'])
+        mutable = ['intermediates'] if self.is_mutable_collection('intermediates') else False
+        layers = []
+        for i in range(self.num_layers):
+            # A static slice, which the compiler moves out of the decoding loop.
+            own = jax.tree.map(lambda p, i=i: jax.lax.index_in_dim(p, i, keepdims=False), params)
+            layers.append(self.layer.clone(parent=None).bind({'params': own}, mutable=mutable))
+        return layers
+
+    def collect(self, layers: list[Any]) -> None:
+        """Publishes what `unstacked` layers have sown, stacked over depth as `__call__` would."""
+        if self.is_mutable_collection('intermediates'):
+            sown = [layer.variables['intermediates'] for layer in layers]
+            for name, value in jax.tree.map(lambda *x: jnp.stack(x), *sown).items():
+                self.layer.put_variable('intermediates', name, value)

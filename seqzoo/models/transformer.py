@@ -1,0 +1,546 @@
+"""The Transformer encoder-decoder (Vaswani et al. 2017, "Attention Is All You Need", arXiv:1706.03762).
+
+With post-norm residuals (the paper's, section 5.4) every sublayer computes
+
+    x <- LayerNorm(x + Dropout(Sublayer(x)))
+
+and with pre-norm residuals (Xiong et al. 2020, arXiv:2002.04745), which train without warm-up and deeper,
+
+    x <- x + Dropout(Sublayer(LayerNorm(x)))
+
+followed by one more LayerNorm at the end of each stack. The sublayers of an encoder layer are self-attention and a
+feed-forward layer; a decoder layer has causal self-attention, attention to the encoder's output, and a feed-forward
+layer. What enters a stack is `Dropout(sqrt(embed_dim) * embedding(token) + position)`. The softmax shares its matrix
+with the embeddings (section 3.4).
+
+Deviations from the paper as published: none by default. Its authors' code later moved to pre-norm, dropout of
+attention weights and of the hidden feed-forward units, and concatenated sinusoids; all are options here.
+
+The defaults are the base model; `embed_dim=1024, mlp_dim=4096, num_heads=16` is the big one.
+"""
+
+from dataclasses import dataclass
+from typing import Literal, Self
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from seqzoo.layers.attention import Implementation
+from seqzoo.layers.dropout import Dropout
+from seqzoo.layers.embedding import Embedding
+from seqzoo.layers.feedforward import Activation, FeedForward
+from seqzoo.layers.linear import Linear
+from seqzoo.layers.masks import ancestry_mask, causal_mask
+from seqzoo.layers.multi_head_attention import KeysValues, MultiHeadAttention
+from seqzoo.layers.normalization import LayerNorm
+from seqzoo.layers.positions import (
+    LearnedPositions,
+    SinusoidLayout,
+    positions_in_segments,
+    sinusoids,
+)
+from seqzoo.layers.stack import Remat, Stack
+from seqzoo.models.base import ConfigError, LMOutput, ModelConfig
+from seqzoo.parallel.axes import constrain, named
+
+
+@dataclass(frozen=True, kw_only=True)
+class TransformerConfig(ModelConfig):
+    """Hyperparameters of the Transformer; the defaults are the paper's base model.
+
+    Attributes:
+        vocab_size: target vocabulary, and the source's too unless `source_vocab_size` says otherwise; `None` is filled
+            in from the tokenizer.
+        source_vocab_size: source vocabulary where it differs; needs `tie='decoder'` or `'none'`.
+        num_layers: layers of the encoder and of the decoder (N).
+        num_encoder_layers: layers of the encoder, if not `num_layers`.
+        num_decoder_layers: layers of the decoder, if not `num_layers`.
+        embed_dim: width of the residual stream (d_model).
+        mlp_dim: hidden width of the feed-forward layers (d_ff).
+        num_heads: attention heads (h).
+        key_dim: width of queries and keys per head (d_k); `None` is `embed_dim / num_heads`.
+        value_dim: width of values per head (d_v); `None` is `embed_dim / num_heads`.
+        dropout_rate: dropout on each sublayer's output and on the sums of embeddings and positions (P_drop).
+        attention_dropout_rate: dropout of attention weights; the paper has none.
+        mlp_dropout_rate: dropout of the hidden feed-forward units; the paper has none.
+        norm: `'post'` normalises after each residual sum, as the paper; `'pre'` before each sublayer.
+        norm_epsilon: added to the variance in layer normalisation.
+        positions: `'sinusoidal'`, or `'learned'` up to `max_length`.
+        sinusoid_layout: `'interleaved'` sine and cosine, as the paper; `'concatenated'`, as some checkpoints.
+        max_length: longest source or target; needed by learned positions, otherwise unused.
+        tie: which of the source embedding, the target embedding and the matrix before the softmax are one: `'all'`
+            three, the `'decoder'`'s two, or `'none'`.
+        scale_embeddings: multiply embeddings by `sqrt(embed_dim)`.
+        attention_bias: biases in the four attention projections; the paper has none.
+        mlp_activation: non-linearity of the feed-forward layers.
+        final_logit_bias: a bias on the logits; the paper has none, some checkpoints do.
+        dtype: dtype of activations; parameters, normalisation, softmax and logits are float32 in any case.
+        scan_layers: run the layers as a loop (compiles once) or unrolled; the parameters are the same.
+        remat: what the backward pass computes again to save memory: nothing, everything in a layer, or all but its
+            matrix products (`'dots'`).
+        attention_implementation: `'auto'`, `'xla'`, or a fused kernel: `'splash'` on TPU, `'cudnn'` on GPU.
+    """
+
+    vocab_size: int | None = None
+    source_vocab_size: int | None = None
+    num_layers: int = 6
+    num_encoder_layers: int | None = None
+    num_decoder_layers: int | None = None
+    embed_dim: int = 512
+    mlp_dim: int = 2048
+    num_heads: int = 8
+    key_dim: int | None = None
+    value_dim: int | None = None
+    dropout_rate: float = 0.1
+    attention_dropout_rate: float = 0.0
+    mlp_dropout_rate: float = 0.0
+    norm: Literal['post', 'pre'] = 'post'
+    norm_epsilon: float = 1e-6
+    positions: Literal['sinusoidal', 'learned'] = 'sinusoidal'
+    sinusoid_layout: SinusoidLayout = 'interleaved'
+    max_length: int | None = None
+    tie: Literal['all', 'decoder', 'none'] = 'all'
+    scale_embeddings: bool = True
+    attention_bias: bool = False
+    mlp_activation: Activation = 'relu'
+    final_logit_bias: bool = False
+    dtype: Literal['float32', 'bfloat16'] = 'float32'
+    scan_layers: bool = True
+    remat: Remat = 'none'
+    attention_implementation: Implementation = 'auto'
+
+    def __post_init__(self) -> None:
+        for name in ('num_layers', 'embed_dim', 'mlp_dim', 'num_heads'):
+            if getattr(self, name) < 1:
+                raise ConfigError(f'{name} must be at least 1, not {getattr(self, name)}')
+        optional = ('num_encoder_layers', 'num_decoder_layers', 'key_dim', 'value_dim')
+        for name in (*optional, 'vocab_size', 'source_vocab_size', 'max_length'):
+            size = getattr(self, name)
+            if size is not None and size < 1:
+                raise ConfigError(f'{name} must be at least 1 or None, not {size}')
+        for name in ('dropout_rate', 'attention_dropout_rate', 'mlp_dropout_rate'):
+            if not 0.0 <= getattr(self, name) < 1.0:
+                raise ConfigError(f'{name} must lie in [0, 1), not {getattr(self, name)}')
+        if None in (self.key_dim, self.value_dim) and self.embed_dim % self.num_heads:
+            raise ConfigError(
+                f'embed_dim {self.embed_dim} is not a multiple of num_heads {self.num_heads}: '
+                'change one of them, or set key_dim and value_dim'
+            )
+        if self.positions == 'learned' and self.max_length is None:
+            raise ConfigError("positions 'learned' need max_length: set it to the longest sentence")
+        if self.tie == 'all' and self.source_vocab_size not in (None, self.vocab_size):
+            raise ConfigError(
+                f"tie 'all' shares one table, but source_vocab_size {self.source_vocab_size} differs from "
+                f"vocab_size {self.vocab_size}: use tie 'decoder', or a joint vocabulary"
+            )
+        if self.attention_dropout_rate and self.attention_implementation in ('splash', 'cudnn'):
+            raise ConfigError(
+                f'attention_implementation {self.attention_implementation!r} has no dropout of attention weights: '
+                "set attention_dropout_rate to 0 or attention_implementation to 'auto'"
+            )
+
+    def build(self) -> 'Transformer':
+        """The module. Raises `ConfigError` while `vocab_size` is open."""
+        if self.vocab_size is None:
+            raise ConfigError(
+                'vocab_size is open: set it, or prepare the data, whose tokenizer has one'
+            )
+        return Transformer(self)
+
+    @classmethod
+    def tiny(cls) -> Self:
+        """Two layers, 16 wide."""
+        return cls(vocab_size=32, num_layers=2, embed_dim=16, mlp_dim=32, num_heads=2)
+
+    def example_inputs(self, batch: int = 2, length: int = 8) -> tuple[jax.Array, ...]:
+        """Source and target token ids."""
+        source = jnp.arange(batch * length, dtype=jnp.int32).reshape(batch, length)
+        sizes = (self.source_vocab_size or self.vocab_size or 2, self.vocab_size or 2)
+        return source % sizes[0], (source * 7 + 3) % sizes[1]
+
+
+@flax.struct.dataclass
+class Context:
+    """What every layer of a stack is given besides the stream it transforms.
+
+    Attributes:
+        segments: `[batch, length]` of the stream, or `None`: every position is real.
+        memory: decoder only: `[batch, source_length, embed]`, the encoder's output.
+        memory_segments: `[batch, source_length]`, or `None`.
+        train: whether dropout is on.
+    """
+
+    segments: jax.Array | None = None
+    memory: jax.Array | None = None
+    memory_segments: jax.Array | None = None
+    train: bool = flax.struct.field(pytree_node=False, default=False)
+
+
+@flax.struct.dataclass
+class TransformerMemory:
+    """An encoded source, projected once for every decoder layer. It has no beam axis: all beams share it.
+
+    Attributes:
+        layers: keys and values for each decoder layer.
+        segments: `[batch, source_length]`, or `None`: every position is real.
+    """
+
+    layers: tuple[KeysValues, ...]
+    segments: jax.Array | None
+
+
+@flax.struct.dataclass
+class TransformerCache:
+    """What the decoder has read so far.
+
+    Attributes:
+        layers: keys and values of each decoder layer; `max_length` slots, or `max_length * beams`.
+        position: int32 scalar, the number of time steps read.
+        ancestry: `None` without beams; else `[batch, beams, max_length]` int32: in which beam's slot each hypothesis
+            stood at each time step. Slots never move: reordering the beams only permutes this table.
+    """
+
+    layers: tuple[KeysValues, ...]
+    position: jax.Array
+    ancestry: jax.Array | None = None
+
+
+class Residual(nn.Module):
+    """One residual connection around a sublayer, pre-norm or post-norm.
+
+    Use: `update = sublayer(residual.read(x))`, then `x = residual.write(x, update, train)`.
+    """
+
+    config: TransformerConfig
+
+    def setup(self) -> None:
+        self.layer_norm = LayerNorm(self.config.norm_epsilon)
+        self.dropout = Dropout(self.config.dropout_rate)
+
+    def read(self, x: jax.Array) -> jax.Array:
+        """What the sublayer sees of the stream."""
+        return self.layer_norm(x) if self.config.norm == 'pre' else x
+
+    def write(self, x: jax.Array, update: jax.Array, train: bool = False) -> jax.Array:
+        """The stream after the sublayer."""
+        x = x + self.dropout(update, train)
+        x = self.layer_norm(x) if self.config.norm == 'post' else x
+        return constrain(x, 'batch', 'length', 'embed')
+
+
+class EncoderLayer(nn.Module):
+    """Self-attention and a feed-forward layer."""
+
+    config: TransformerConfig
+
+    def setup(self) -> None:
+        self.self_attention = _attention(self.config)
+        self.self_attention_residual = Residual(self.config)
+        self.feed_forward = _feed_forward(self.config)
+        self.feed_forward_residual = Residual(self.config)
+
+    def __call__(self, x: jax.Array, context: Context) -> jax.Array:
+        """`[batch, length, embed]` to the same shape."""
+        h = self.self_attention_residual.read(x)
+        h = self.self_attention(
+            h,
+            h,
+            query_segments=context.segments,
+            key_segments=context.segments,
+            train=context.train,
+        )
+        x = self.self_attention_residual.write(x, h, context.train)
+        h = self.feed_forward(self.feed_forward_residual.read(x), context.train)
+        return self.feed_forward_residual.write(x, h, context.train)
+
+
+class DecoderLayer(nn.Module):
+    """Causal self-attention, attention to the memory, and a feed-forward layer."""
+
+    config: TransformerConfig
+
+    def setup(self) -> None:
+        self.self_attention = _attention(self.config)
+        self.self_attention_residual = Residual(self.config)
+        self.cross_attention = _attention(self.config)
+        self.cross_attention_residual = Residual(self.config)
+        self.feed_forward = _feed_forward(self.config)
+        self.feed_forward_residual = Residual(self.config)
+
+    def __call__(self, x: jax.Array, context: Context) -> jax.Array:
+        """`[batch, length, embed]` to the same shape, the whole target at once."""
+        h = self.self_attention_residual.read(x)
+        h = self.self_attention(
+            h,
+            h,
+            query_segments=context.segments,
+            key_segments=context.segments,
+            causal=True,
+            train=context.train,
+        )
+        x = self.self_attention_residual.write(x, h, context.train)
+        h = self.cross_attention(
+            self.cross_attention_residual.read(x),
+            context.memory,
+            query_segments=None if context.memory_segments is None else context.segments,
+            key_segments=context.memory_segments,
+            train=context.train,
+        )
+        x = self.cross_attention_residual.write(x, h, context.train)
+        h = self.feed_forward(self.feed_forward_residual.read(x), context.train)
+        return self.feed_forward_residual.write(x, h, context.train)
+
+    def project_memory(self, features: jax.Array) -> KeysValues:
+        """Keys and values of the encoder's output, for `extend`."""
+        return self.cross_attention.project(features)
+
+    def empty_cache(self, batch: int, slots: int) -> KeysValues:
+        """Room for `slots` decoded tokens."""
+        return self.self_attention.empty_cache(batch, slots)
+
+    def extend(
+        self,
+        x: jax.Array,
+        memory: KeysValues,
+        memory_mask: jax.Array | None,
+        cache: KeysValues,
+        slot: jax.Array,
+        mask: jax.Array,
+    ) -> tuple[jax.Array, KeysValues]:
+        """`[batch, n, embed]` new tokens; `mask` says what they see of the cache."""
+        h = self.self_attention_residual.read(x)
+        h, cache = self.self_attention.extend(h, cache, slot, mask)
+        x = self.self_attention_residual.write(x, h)
+        h = self.cross_attention_residual.read(x)
+        h = self.cross_attention.attend(h, memory, memory_mask)
+        x = self.cross_attention_residual.write(x, h)
+        h = self.feed_forward(self.feed_forward_residual.read(x))
+        return self.feed_forward_residual.write(x, h), cache
+
+
+def _attention(c: TransformerConfig) -> MultiHeadAttention:
+    return MultiHeadAttention(
+        num_heads=c.num_heads,
+        key_dim=c.key_dim or c.embed_dim // c.num_heads,
+        value_dim=c.value_dim or c.embed_dim // c.num_heads,
+        embed_dim=c.embed_dim,
+        use_bias=c.attention_bias,
+        dropout_rate=c.attention_dropout_rate,
+        implementation=c.attention_implementation,
+        dtype=jnp.dtype(c.dtype),
+    )
+
+
+def _feed_forward(c: TransformerConfig) -> FeedForward:
+    return FeedForward(c.mlp_dim, c.mlp_activation, c.mlp_dropout_rate, jnp.dtype(c.dtype))
+
+
+class Transformer(nn.Module):
+    """The encoder-decoder; satisfies `models.base.Seq2Seq`. Build it with `TransformerConfig(...).build()`."""
+
+    config: TransformerConfig
+
+    def setup(self) -> None:
+        c = self.config
+        dtype = jnp.dtype(c.dtype)
+        assert c.vocab_size is not None
+
+        def embedding(size: int) -> Embedding:
+            return Embedding(size, c.embed_dim, c.scale_embeddings, dtype)
+
+        if c.tie == 'all':
+            self.embedding = embedding(c.vocab_size)
+        else:
+            self.source_embedding = embedding(c.source_vocab_size or c.vocab_size)
+            self.target_embedding = embedding(c.vocab_size)
+        if c.positions == 'learned':
+            assert c.max_length is not None
+            self.source_positions = LearnedPositions(c.max_length, c.embed_dim)
+            self.target_positions = LearnedPositions(c.max_length, c.embed_dim)
+        self.embedding_dropout = Dropout(c.dropout_rate)
+        self.encoder = Stack(
+            EncoderLayer(c), c.num_encoder_layers or c.num_layers, c.scan_layers, c.remat
+        )
+        self.decoder = Stack(
+            DecoderLayer(c), c.num_decoder_layers or c.num_layers, c.scan_layers, c.remat
+        )
+        if c.norm == 'pre':
+            self.encoder_norm = LayerNorm(c.norm_epsilon)
+            self.decoder_norm = LayerNorm(c.norm_epsilon)
+        if c.tie == 'none':
+            self.output = Linear((c.vocab_size,), ('embed',), ('vocab',), False, dtype)
+        if c.final_logit_bias:
+            zeros = named(nn.initializers.zeros, 'vocab')
+            self.logit_bias = self.param('logit_bias', zeros, (c.vocab_size,), jnp.float32)
+
+    def __call__(
+        self,
+        source: jax.Array,
+        target: jax.Array,
+        *,
+        source_segments: jax.Array | None = None,
+        target_segments: jax.Array | None = None,
+        source_positions: jax.Array | None = None,
+        target_positions: jax.Array | None = None,
+        train: bool = False,
+    ) -> LMOutput:
+        """Decoder features for every target position at once.
+
+        Args:
+            source: `[batch, source_length]` int32 ids.
+            target: `[batch, target_length]` int32 ids that the decoder reads: shifted already.
+            source_segments: `[batch, source_length]`: 1, 2, ... for packed sentences, 0 for padding; `None`: all real.
+            target_segments: the same for the target; target segment 2 reads source segment 2.
+            source_positions: `[batch, source_length]`; `None` counts from the start of each segment.
+            target_positions: the same for the target.
+            train: whether dropout is on (it draws from the `'dropout'` stream).
+        """
+        memory = self._encode(source, source_segments, source_positions, train)
+        x = self._embed(target, target_segments, target_positions, train, side='target')
+        if source_segments is not None and target_segments is None:
+            target_segments = jnp.ones_like(target)
+        context = Context(target_segments, memory, source_segments, train)
+        features = self._finish_decoder(self.decoder(x, context))
+        if self.is_initializing():
+            self.unembed(features)  # creates the parameters that only the logits use
+        return LMOutput(features=features)
+
+    def unembed(self, features: jax.Array) -> jax.Array:
+        """`[..., embed]` features -> `[..., vocab]` float32 logits."""
+        if self.config.tie == 'none':
+            logits = self.output(features)
+        else:
+            logits = self._embedding('target').unembed(features)
+        if self.config.final_logit_bias:
+            logits += self.logit_bias
+        return constrain(logits, 'batch', 'length', 'vocab') if logits.ndim == 3 else logits
+
+    def encode(
+        self, source: jax.Array, *, source_segments: jax.Array | None = None
+    ) -> TransformerMemory:
+        """Encodes `[batch, source_length]` once, for any number of decoding steps and beams."""
+        features = self._encode(source, source_segments, None, train=False)
+        layers = self.decoder.unstacked()
+        return TransformerMemory(
+            tuple(layer.project_memory(features) for layer in layers), source_segments
+        )
+
+    def init_cache(self, memory: TransformerMemory, max_length: int) -> TransformerCache:
+        """An empty cache for `max_length` decoded tokens."""
+        batch = memory.layers[0].keys.shape[0]
+        layers = tuple(x.empty_cache(batch, max_length) for x in self.decoder.unstacked())
+        return TransformerCache(layers, jnp.zeros((), jnp.int32))
+
+    def extend(
+        self, tokens: jax.Array, memory: TransformerMemory, cache: TransformerCache
+    ) -> tuple[jax.Array, TransformerCache]:
+        """Reads `tokens` `[batch, n]` after what the cache holds; float32 logits `[batch, n, vocab]`."""
+        now, length = cache.position, tokens.shape[1]
+        mask = causal_mask(length, cache.layers[0].keys.shape[2], offset=now)
+        positions = now + jnp.arange(length, dtype=jnp.int32)
+        logits, layers = self._step(tokens, positions, memory, cache.layers, now, mask)
+        return logits, TransformerCache(layers, now + length)
+
+    def init_beam_cache(
+        self, memory: TransformerMemory, max_length: int, beams: int
+    ) -> TransformerCache:
+        """An empty cache for `max_length` time steps of `beams` hypotheses per source."""
+        cache = self.init_cache(memory, max_length * beams)
+        batch = memory.layers[0].keys.shape[0]
+        return cache.replace(ancestry=jnp.zeros((batch, beams, max_length), jnp.int32))
+
+    def extend_beams(
+        self,
+        tokens: jax.Array,
+        parents: jax.Array,
+        memory: TransformerMemory,
+        cache: TransformerCache,
+    ) -> tuple[jax.Array, TransformerCache]:
+        """Reads one token of every hypothesis; the beams are so many queries at the same time step.
+
+        Args:
+            tokens: `[batch, beams]`: the token that each hypothesis ends with.
+            parents: `[batch, beams]`: the beam, in the previous call, that each hypothesis continues.
+            memory: from `encode`, without a beam axis.
+            cache: from `init_beam_cache` or the previous call. Keys and values stay where they were written.
+
+        Returns:
+            Float32 logits `[batch, beams, vocab]` of the next token, and the cache.
+        """
+        assert cache.ancestry is not None
+        now, beams = cache.position, tokens.shape[1]
+        ancestry = jnp.take_along_axis(cache.ancestry, parents[..., None], axis=1)
+        here = jnp.broadcast_to(jnp.arange(beams, dtype=jnp.int32)[:, None], (*tokens.shape, 1))
+        ancestry = jax.lax.dynamic_update_slice(ancestry, here, (0, 0, now))
+        mask = ancestry_mask(ancestry, now)
+        logits, layers = self._step(tokens, now[None], memory, cache.layers, now * beams, mask)
+        return logits, TransformerCache(layers, now + 1, ancestry)
+
+    def _step(
+        self,
+        tokens: jax.Array,
+        positions: jax.Array,
+        memory: TransformerMemory,
+        caches: tuple[KeysValues, ...],
+        slot: jax.Array,
+        mask: jax.Array,
+    ) -> tuple[jax.Array, tuple[KeysValues, ...]]:
+        """Runs new tokens through the decoder layers, each with its own memory and cache."""
+        x = self._embed(tokens, None, positions[None], train=False, side='target')
+        real = None if memory.segments is None else (memory.segments > 0)[:, None, None]
+        layers, new = self.decoder.unstacked(), []
+        for layer, keys_values, cache in zip(layers, memory.layers, caches, strict=True):
+            x, cache = layer.extend(x, keys_values, real, cache, slot, mask)
+            new.append(cache)
+        self.decoder.collect(layers)
+        return self.unembed(self._finish_decoder(x)), tuple(new)
+
+    def _encode(
+        self,
+        source: jax.Array,
+        segments: jax.Array | None,
+        positions: jax.Array | None,
+        train: bool,
+    ) -> jax.Array:
+        x = self._embed(source, segments, positions, train, side='source')
+        x = self.encoder(x, Context(segments, train=train))
+        return self.encoder_norm(x) if self.config.norm == 'pre' else x
+
+    def _finish_decoder(self, x: jax.Array) -> jax.Array:
+        return self.decoder_norm(x) if self.config.norm == 'pre' else x
+
+    def _embedding(self, side: Literal['source', 'target']) -> Embedding:
+        if self.config.tie == 'all':
+            return self.embedding
+        return self.source_embedding if side == 'source' else self.target_embedding
+
+    def _embed(
+        self,
+        tokens: jax.Array,
+        segments: jax.Array | None,
+        positions: jax.Array | None,
+        train: bool,
+        *,
+        side: Literal['source', 'target'],
+    ) -> jax.Array:
+        """`[batch, length]` ids -> `Dropout(embedding + position)` `[batch, length, embed]`."""
+        c, length = self.config, tokens.shape[1]
+        if positions is None and segments is not None:
+            positions = positions_in_segments(segments)
+        elif positions is None:
+            positions = jnp.arange(length, dtype=jnp.int32)[None]
+        if c.positions == 'learned':
+            if c.max_length is not None and length > c.max_length:
+                raise ConfigError(
+                    f'{side} has {length} positions, but positions are learned up to max_length {c.max_length}: '
+                    'raise max_length or shorten the data'
+                )
+            table = self.source_positions if side == 'source' else self.target_positions
+            where = table(positions)
+        else:
+            where = sinusoids(positions, c.embed_dim, c.sinusoid_layout)
+        x = self._embedding(side)(tokens)
+        x = self.embedding_dropout(x + where.astype(x.dtype), train)
+        return constrain(x, 'batch', 'length', 'embed')
