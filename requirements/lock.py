@@ -6,8 +6,8 @@ One set per minor version of Python, because the newest jax depends on it:
     pyXYZ-cuda.txt  what jax needs on top of that for NVIDIA GPUs
     pyXYZ-tpu.txt   and for TPUs
 
-A lock holds names, versions and hashes, and nothing of where they came from: pip takes them from whatever
-index it is set to use, and the hashes say whether they are the same files.
+A lock holds names, versions and hashes, and nothing of where they came from: pip takes them from
+whatever index it is set to use, and the hashes say whether they are the same files.
 """
 
 import pathlib

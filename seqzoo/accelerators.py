@@ -1,7 +1,7 @@
 """Which accelerators the machine has, asked of the machine and not of jax.
 
-`make install` runs this file by its path, before anything is installed, to choose what to install; `seqzoo
-doctor` compares the answer with what jax uses. Hence only the standard library here.
+`make install` runs this file by its path, before anything is installed, to choose what to install;
+`seqzoo doctor` compares the answer with what jax uses. Hence only the standard library here.
 """
 
 import glob
@@ -11,9 +11,14 @@ import shutil
 import subprocess
 from dataclasses import dataclass
 
-# Google Cloud sets at least one of these on a TPU machine; the second generation of drivers shows its chips
-# through the general vfio interface, so that the device files alone do not say what is behind them.
-_TPU_ENVIRONMENT = ('TPU_ACCELERATOR_TYPE', 'TPU_NAME', 'TPU_WORKER_ID', 'TPU_CHIPS_PER_HOST_BOUNDS')
+# Google Cloud sets at least one of these on a TPU machine. Newer drivers show the chips through the
+# general vfio interface, so that the device files alone do not say what is behind them.
+_TPU_ENVIRONMENT = (
+    'TPU_ACCELERATOR_TYPE',
+    'TPU_NAME',
+    'TPU_WORKER_ID',
+    'TPU_CHIPS_PER_HOST_BOUNDS',
+)
 _GOOGLE_PCI_VENDOR = '0x1ae0'
 
 
@@ -22,7 +27,7 @@ class Accelerator:
     """What was found, and by what.
 
     Attributes:
-        kind: `'cuda'`, `'tpu'` or `'cpu'` where there is none: the names of the installation extras.
+        kind: `'cuda'`, `'tpu'`, or `'cpu'` where there is none.
         evidence: What gave it away, for a person to read.
     """
 
@@ -57,12 +62,14 @@ def _has_google_device(root: pathlib.Path) -> bool:
 
 
 def _nvidia_smi() -> list[str]:
-    """The GPUs that the driver's own tool lists, `GPU 0: NAME`; none where it is missing or fails."""
+    """The GPUs that the driver's own tool lists, `GPU 0: NAME`; none where it fails."""
     tool = shutil.which('nvidia-smi')
     if tool is None:
         return []
     try:
-        result = subprocess.run([tool, '-L'], capture_output=True, text=True, timeout=30, check=False)
+        result = subprocess.run(
+            [tool, '-L'], capture_output=True, text=True, timeout=30, check=False
+        )
     except (OSError, subprocess.TimeoutExpired):
         return []
     lines = result.stdout.splitlines() if result.returncode == 0 else []
