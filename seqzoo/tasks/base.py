@@ -6,7 +6,7 @@ sums and weights (`loss`), and inputs into records that people read (`predict`).
 
 import abc
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,8 @@ from jax.sharding import Mesh
 
 from seqzoo.data.batching import BatchConfig
 from seqzoo.models.base import ModelConfig
+from seqzoo.parallel.compile import compile_for_rows
+from seqzoo.parallel.mesh import put_rows
 
 Batch = dict[str, Any]
 
@@ -111,12 +113,31 @@ class Prediction:
 
 @dataclass(frozen=True)
 class Runtime:
-    """A model with its parameters on a mesh: what evaluation and prediction need, and training lends."""
+    """A model with its variables on a mesh: what evaluation and prediction need, and training lends.
+
+    Attributes:
+        model: the module.
+        variables: all its collections, unboxed.
+        shardings: of the variables.
+        mesh: where they lie.
+        programs: what has been compiled for them; `with_variables` keeps it.
+    """
 
     model: nn.Module
-    params: Any
-    param_shardings: Any
+    variables: Any
+    shardings: Any
     mesh: Mesh
+    programs: dict[Any, Callable[..., Any]] = field(default_factory=dict)
+
+    def with_variables(self, variables: Any) -> 'Runtime':
+        """The same model with other numbers."""
+        return replace(self, variables=variables)
+
+    def run(self, name: Any, function: Callable[..., Any], batch: Batch) -> Any:
+        """`function(variables, batch)`, compiled for the mesh once for each `name` and shape of the batch."""
+        if name not in self.programs:
+            self.programs[name] = compile_for_rows(function, self.mesh, self.shardings)
+        return self.programs[name](self.variables, put_rows(batch, self.mesh))
 
 
 class Prepared(abc.ABC):

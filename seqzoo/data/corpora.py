@@ -1,0 +1,115 @@
+"""Where parallel text comes from, as configuration: text files, a TFDS data set, or the embedded numerals.
+
+A configuration names the data set; `--data-dir` says where it lies.
+"""
+
+import abc
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from seqzoo.data.numerals import numerals
+from seqzoo.data.text_files import ParallelText, TextLayout, read_parallel
+from seqzoo.errors import UserError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Corpus(abc.ABC):
+    """A source of line pairs with the splits 'train', 'dev' and 'test'."""
+
+    @property
+    @abc.abstractmethod
+    def name(self) -> str:
+        """The data set in a word."""
+
+    @abc.abstractmethod
+    def pairs(
+        self, split: str, source_language: str, target_language: str, data_dir: Path | None
+    ) -> ParallelText:
+        """The pairs of a split, in order, to be read any number of times.
+
+        Raises:
+            UserError: the data is missing or damaged.
+        """
+
+    def prepare(self, data_dir: Path | None, progress: object = None) -> list[str]:
+        """Downloads what can be downloaded; returns what was done, in sentences."""
+        del data_dir, progress
+        return []
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextFiles(TextLayout, Corpus):
+    """Two line-aligned files a split, `STEM.LANGUAGE`, plain or `.gz`, below the data directory."""
+
+    @property
+    def name(self) -> str:
+        return self.folder or 'text files'
+
+    def pairs(
+        self, split: str, source_language: str, target_language: str, data_dir: Path | None
+    ) -> ParallelText:
+        if data_dir is None:
+            raise UserError(
+                f'{self.name}: say where the text lies, with --data-dir or SEQZOO_DATA_DIR.'
+            )
+        return read_parallel(data_dir, split, source_language, target_language, layout=self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Numerals(Corpus):
+    """English number words and the same numbers in German, 0 to 999,999; needs no file.
+
+    Attributes:
+        train_size: how many of them are trained on.
+    """
+
+    train_size: int = 40_000
+
+    @property
+    def name(self) -> str:
+        return 'numerals'
+
+    def pairs(
+        self, split: str, source_language: str, target_language: str, data_dir: Path | None
+    ) -> ParallelText:
+        del data_dir
+        return numerals(split, source_language, target_language, train_size=self.train_size)  # type: ignore[arg-type]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wmt14(Corpus):
+    """WMT 2014 by the addresses and checksums that TFDS lists, read back through TFDS without TensorFlow.
+
+    Attributes:
+        pair: as TFDS names it.
+        dev, test: which of the data set's splits are which.
+    """
+
+    pair: Literal['de-en', 'fr-en'] = 'de-en'
+    dev: str = 'validation'
+    test: str = 'test'
+
+    @property
+    def name(self) -> str:
+        return f'wmt14_translate/{self.pair}'
+
+    def pairs(
+        self, split: str, source_language: str, target_language: str, data_dir: Path | None
+    ) -> ParallelText:
+        from seqzoo.data.wmt import open_tfds_parallel
+
+        if data_dir is None:
+            raise UserError(
+                f'{self.name}: say where the data lies, with --data-dir or SEQZOO_DATA_DIR.'
+            )
+        name = {'dev': self.dev, 'test': self.test}.get(split, split)
+        return open_tfds_parallel(self.name, name, source_language, target_language, data_dir)
+
+    def prepare(self, data_dir: Path | None, progress: object = None) -> list[str]:
+        from seqzoo.data.wmt import prepare_wmt14
+
+        if data_dir is None:
+            raise UserError(f'{self.name}: say where the data may go, with --data-dir.')
+        prepared = prepare_wmt14(self.pair, Path(data_dir), progress=progress)  # type: ignore[arg-type]
+        return [f'{self.name} is ready: {prepared}.']

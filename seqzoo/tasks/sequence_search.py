@@ -1,0 +1,91 @@
+"""Decoding with an encoder-decoder: a model's methods joined to a search, compiled once per bucket.
+
+The searches know no model, and models know no search; this is where they meet.
+"""
+
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from seqzoo.decoding.beam import Decoded, beam_search, map_over_beams, replicate_for_beams
+from seqzoo.decoding.greedy import greedy_search
+from seqzoo.decoding.sampling import sample
+from seqzoo.tasks.base import Decoding
+
+
+@dataclass(frozen=True)
+class SpecialTokens:
+    """Ids that searches need.
+
+    Attributes:
+        bos, eos, pad: begin, end, filling.
+        vocab_size: true size; logits of a padded table above it are never chosen.
+    """
+
+    bos: int
+    eos: int
+    pad: int
+    vocab_size: int
+
+
+def seq2seq_search(
+    model: nn.Module, decoding: Decoding, special: SpecialTokens, source_length: int
+) -> Callable[[Any, dict[str, jax.Array]], Decoded]:
+    """A pure function `(variables, batch) -> Decoded` for sources padded to `source_length`.
+
+    `batch` holds `source`, `source_segments` `[rows, source_length]`, and `rows` `[rows]`.
+    An output may have `decoding.extra_length` tokens more than its source (Vaswani et al. 2017, section 6.1).
+    """
+    max_length = source_length + decoding.extra_length
+
+    def search(variables: Any, batch: dict[str, jax.Array]) -> Decoded:
+        call = functools.partial(model.apply, variables)
+        memory = call(batch['source'], source_segments=batch['source_segments'], method='encode')
+        rows = batch['source'].shape[0]
+        lengths = jnp.sum(batch['source_segments'] > 0, axis=-1)
+        common: dict[str, Any] = {
+            'batch': rows,
+            'bos': special.bos,
+            'eos': special.eos,
+            'pad': special.pad,
+            'vocab_size': special.vocab_size,
+            'max_length': max_length,
+            'limits': jnp.minimum(lengths + decoding.extra_length, max_length),
+        }
+
+        def one(tokens: jax.Array, cache: Any) -> tuple[jax.Array, Any]:
+            logits, cache = call(tokens[:, None], memory, cache, method='extend')
+            return logits[:, 0], cache
+
+        if decoding.method == 'beam':
+            common |= {'beams': decoding.beams, 'length_penalty': decoding.length_penalty}
+            if hasattr(model, 'extend_beams'):
+                cache = call(memory, max_length, decoding.beams, method='init_beam_cache')
+                step = lambda tokens, parents, cache: call(  # noqa: E731
+                    tokens, parents, memory, cache, method='extend_beams'
+                )
+            else:
+                cache = call(memory, max_length, method='init_cache')
+                cache = replicate_for_beams(cache, decoding.beams)
+                step = map_over_beams(one)
+            return beam_search(step, cache, **common)
+        cache = call(memory, max_length, method='init_cache')
+        if decoding.method == 'greedy':
+            return greedy_search(one, cache, **common)
+        keys = jax.random.fold_in(jax.random.key(decoding.seed), 0)
+        return sample(
+            one,
+            cache,
+            key=keys,
+            temperature=decoding.temperature,
+            top_k=decoding.top_k,
+            top_p=decoding.top_p,
+            **common,
+        )
+
+    return search

@@ -1,0 +1,112 @@
+"""Lines in, translations out: bucketed, decoded, detokenised and put back in order."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+import jax
+import numpy as np
+
+from seqzoo.data.batching import BatchConfig
+from seqzoo.data.bucketing import EvaluationPlan
+from seqzoo.data.pipeline import evaluation_batches
+from seqzoo.data.token_store import TokenStore
+from seqzoo.data.tokenizers import TokenizerPair
+from seqzoo.decoding.base import Decoded
+from seqzoo.parallel.mesh import row_shards
+from seqzoo.tasks.base import Batch, Decoding, Prediction, Runtime
+from seqzoo.tasks.sequence_search import SpecialTokens, seq2seq_search
+
+
+def translate(
+    runtime: Runtime,
+    tokenizers: TokenizerPair,
+    lines: Sequence[str],
+    batch: BatchConfig,
+    decoding: Decoding,
+    *,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> list[Prediction]:
+    """Translates lines; one prediction a line, in order.
+
+    An empty line is translated by an empty line; no model is asked.
+    """
+    found = [Prediction('')] * len(lines)
+    wanted = [i for i, line in enumerate(lines) if line.strip()]
+    if not wanted:
+        return found
+    encoded = tokenizers.source.encode_batch([lines[i] for i in wanted])
+    store = TokenStore.from_sentences(encoded)
+    target = tokenizers.target
+    special = SpecialTokens(target.bos_id, target.eos_id, target.pad_id, target.vocab_size)
+    by_rows = replace(batch, evaluation_rows=decoding.rows, tokens=decoding.rows * batch.max_length)
+    plan = EvaluationPlan(store.lengths, None, by_rows)
+    batches = evaluation_batches(store, None, plan, row_multiple=row_shards(runtime.mesh))
+    done = 0
+    for item in batches:
+        length = item.arrays['source'].shape[1]
+        search = seq2seq_search(runtime.model, decoding, special, length)
+        arrays = {k: item.arrays[k] for k in ('source', 'source_segments', 'rows')}
+        decoded: Decoded = jax.device_get(runtime.run(('search', decoding, length), search, arrays))
+        for row, example in enumerate(item.example_ids):
+            if example >= 0:
+                found[wanted[example]] = _read(
+                    decoded, row, tokenizers, encoded[example], decoding.n_best
+                )
+        done += int(np.sum(item.example_ids >= 0))
+        progress(done, len(wanted))
+    return found
+
+
+def _read(
+    decoded: Decoded, row: int, tokenizers: TokenizerPair, source: np.ndarray, n_best: int
+) -> Prediction:
+    """The hypotheses of one row as text, the best one holding the others as alternatives."""
+    target = tokenizers.target
+    source_tokens = tuple(tokenizers.source.pieces(source))
+
+    def one(rank: int) -> Prediction:
+        ids = decoded.tokens[row, rank, : decoded.lengths[row, rank]]
+        if len(ids) and ids[-1] == target.eos_id:
+            ids = ids[:-1]
+        return Prediction(
+            text=target.decode(ids),
+            score=float(decoded.scores[row, rank]),
+            log_prob=float(decoded.log_probs[row, rank]),
+            tokens=tuple(target.pieces(ids)),
+            source_tokens=source_tokens,
+        )
+
+    kept = [r for r in range(min(n_best, decoded.lengths.shape[1])) if decoded.lengths[row, r] > 0]
+    best, *others = [one(rank) for rank in kept] or [one(0)]
+    return replace(best, alternatives=tuple(others))
+
+
+def score_targets(
+    runtime: Runtime,
+    tokenizers: TokenizerPair,
+    sources: Sequence[str],
+    targets: Sequence[str],
+    batch: BatchConfig,
+    token_log_probs: Callable[[Any, Batch], Any],
+) -> list[Prediction]:
+    """The model's log-probability of given translations, line by line."""
+    encoded = [
+        tokenizers.source.encode_batch(sources),
+        tokenizers.target.encode_batch(targets),
+    ]
+    stores = [TokenStore.from_sentences(side) for side in encoded]
+    found = [Prediction('')] * len(sources)
+    plan = EvaluationPlan(stores[0].lengths, stores[1].lengths, batch)
+    for item in evaluation_batches(*stores, plan, row_multiple=row_shards(runtime.mesh)):
+        sums = jax.device_get(runtime.run('score', token_log_probs, item.arrays))
+        for row, example in enumerate(item.example_ids):
+            if example >= 0:
+                found[example] = Prediction(
+                    text=targets[example],
+                    score=float(sums[row]),
+                    log_prob=float(sums[row]),
+                    tokens=tuple(tokenizers.target.pieces(encoded[1][example])),
+                    source_tokens=tuple(tokenizers.source.pieces(encoded[0][example])),
+                )
+    return found

@@ -1,0 +1,296 @@
+"""Translation: parallel text in, label-smoothed cross-entropy to train, BLEU to judge."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from seqzoo.data.batching import BatchConfig
+from seqzoo.data.bucketing import EvaluationPlan
+from seqzoo.data.corpora import Corpus, TextFiles
+from seqzoo.data.encoding import encode_cached, load_tokenizers, save_tokenizers
+from seqzoo.data.pipeline import PairStores, evaluation_batches, make_plan, training_batches
+from seqzoo.data.text_files import ParallelText
+from seqzoo.data.token_store import TokenStore
+from seqzoo.data.tokenizers import Tokenizer, TokenizerConfig, TokenizerPair, train_tokenizer_pair
+from seqzoo.errors import UserError
+from seqzoo.models.base import ModelConfig
+from seqzoo.optimization.losses import smoothed_cross_entropy
+from seqzoo.parallel.mesh import row_shards
+from seqzoo.tasks.base import Batch, Decoding, Losses, Prediction, Prepared, Runtime, Sums, Task
+
+
+@dataclass(frozen=True)
+class PreparedTranslation(Prepared):
+    """Parallel text as token ids.
+
+    Attributes:
+        tokenizers: of both sides.
+        splits: encoded splits by name.
+        texts: the text of the splits, for references.
+        dropped: sentences about what was left out.
+    """
+
+    tokenizers: TokenizerPair
+    splits: dict[str, PairStores]
+    texts: dict[str, ParallelText]
+    notes: tuple[str, ...] = ()
+
+    @property
+    def vocab_size(self) -> int:  # type: ignore[override]
+        """Of the target side."""
+        return self.tokenizers.target.vocab_size
+
+    @property
+    def fingerprint(self) -> str:  # type: ignore[override]
+        """Of the training split under its tokenizers: what a run may not exchange when it is taken up again."""
+        sides = [self.splits['train'].source, self.splits['train'].target]
+        return '-'.join(side.fingerprint[:16] for side in sides)
+
+    def save(self, run_dir: Path) -> None:
+        save_tokenizers(self.tokenizers, run_dir)
+
+    def report(self) -> list[str]:
+        return list(self.notes)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Translation(Task):
+    """Translates one language into another.
+
+    Attributes:
+        corpus: where the text comes from.
+        source_language, target_language: as in the names of its files or columns.
+        tokenizer: pieces of both sides.
+        label_smoothing: of the training loss; reported losses are plain nats per target token, the end included.
+    """
+
+    corpus: Corpus = field(default_factory=TextFiles)
+    source_language: str = 'en'
+    target_language: str = 'de'
+    tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
+    label_smoothing: float = 0.1
+
+    @property
+    def data_name(self) -> str:
+        return f'{self.corpus.name} {self.source_language}-{self.target_language}'
+
+    @property
+    def nominal_vocab_size(self) -> int | None:
+        return self.tokenizer.vocab_size
+
+    @property
+    def best_metric(self) -> tuple[str, str]:
+        return 'loss', 'min'
+
+    # -- data ---------------------------------------------------------------------------------------------------------
+
+    def prepare(
+        self,
+        batch: BatchConfig,
+        *,
+        data_dir: Path | None,
+        cache_dir: Path,
+        run_dir: Path | None = None,
+        splits: Sequence[str] = ('train', 'dev'),
+        announce: Callable[[str], None] = lambda text: None,
+    ) -> PreparedTranslation:
+        texts = {
+            split: self.corpus.pairs(split, self.source_language, self.target_language, data_dir)
+            for split in splits
+        }
+        if run_dir is not None:
+            tokenizers = load_tokenizers(run_dir)
+        elif 'train' in texts:
+            tokenizers = train_tokenizer_pair(
+                texts['train'].source,
+                texts['train'].target,
+                self.tokenizer,
+                source_language=self.source_language,
+                target_language=self.target_language,
+                cache_dir=cache_dir / 'tokenizers',
+            )
+        else:
+            raise ValueError('a tokenizer is learnt from the training split or loaded from a run')
+        encoded, notes = {}, []
+        for split, text in texts.items():
+            encoded[split] = encode_cached(text, tokenizers, cache_dir)
+            notes.append(_describe(split, text))
+        notes.append(f'vocabulary: {tokenizers.target.vocab_size:,} pieces ({self.tokenizer.kind})')
+        for note in notes:
+            announce(note)
+        return PreparedTranslation(tokenizers, encoded, texts, tuple(notes))
+
+    def resolve(self, model: ModelConfig, prepared: Prepared) -> ModelConfig:
+        assert isinstance(prepared, PreparedTranslation)
+        size = prepared.tokenizers.target.vocab_size
+        stated = getattr(model, 'vocab_size', None)
+        if stated is not None and stated != size:
+            raise UserError(
+                f'model.vocab_size is {stated}, but the tokenizer has {size} pieces; leave model.vocab_size out.'
+            )
+        changes: dict[str, Any] = {'vocab_size': size}
+        if not self.tokenizer.joint:
+            changes['source_vocab_size'] = prepared.tokenizers.source.vocab_size
+        return replace(model, **changes)
+
+    def plan(self, prepared: Prepared, batch: BatchConfig, seed: int) -> Any:
+        source, target = _stores(prepared, 'train')
+        return make_plan(source.lengths, target.lengths, batch, seed=seed)
+
+    def batches(
+        self,
+        prepared: Prepared,
+        plan: Any,
+        *,
+        start_step: int,
+        row_multiple: int,
+        process_index: int,
+        process_count: int,
+    ) -> Iterator[Any]:
+        source, target = _stores(prepared, 'train')
+        return training_batches(
+            source,
+            target,
+            plan,
+            start_step=start_step,
+            process_index=process_index,
+            process_count=process_count,
+            row_multiple=row_multiple,
+        )
+
+    # -- loss ---------------------------------------------------------------------------------------------------------
+
+    def weights(self, batch: Batch) -> dict[str, jax.Array]:
+        return {'loss': jnp.sum(batch['target_segments'] > 0).astype(jnp.float32)}
+
+    def loss(
+        self, model: nn.Module, variables: Any, batch: Batch, carry: Any, *, key: jax.Array | None
+    ) -> tuple[Losses, Any]:
+        def forward(module: Any) -> jax.Array:
+            output = module(
+                batch['source'],
+                shift_right(batch['target'], batch['target_positions']),
+                source_segments=batch['source_segments'],
+                target_segments=batch['target_segments'],
+                source_positions=batch['source_positions'],
+                target_positions=batch['target_positions'],
+                train=key is not None,
+            )
+            return module.unembed(output.features)
+
+        rngs = {} if key is None else {'dropout': key}
+        logits = model.apply(variables, method=forward, rngs=rngs)
+        loss, nll = smoothed_cross_entropy(logits, batch['target'], self.label_smoothing)
+        mask = (batch['target_segments'] > 0).astype(jnp.float32)
+        weight = jnp.sum(mask)
+        total = jnp.sum(loss * mask)
+        metrics = {
+            'loss': Sums(jax.lax.stop_gradient(total), weight),
+            'nll': Sums(jnp.sum(nll * mask), weight),
+        }
+        return Losses({'loss': total}, metrics), carry
+
+    # -- evaluation and prediction ------------------------------------------------------------------------------------
+
+    def evaluate(
+        self,
+        runtime: Runtime,
+        prepared: Prepared,
+        split: str,
+        batch: BatchConfig,
+        decoding: Decoding | None,
+        progress: Callable[[int, int], None] = lambda done, total: None,
+    ) -> dict[str, Any]:
+        assert isinstance(prepared, PreparedTranslation)
+        metrics: dict[str, Any] = {'loss': self._mean_nll(runtime, prepared, split, batch)}
+        if decoding is None:
+            return metrics
+        text = prepared.texts[split]
+        found = self.predict(
+            runtime, prepared, list(text.source), batch, decoding, progress=progress
+        )
+        return {**metrics, **self.score([p.text for p in found], list(text.target))}
+
+    def score(self, hypotheses: list[str], references: list[str]) -> dict[str, Any]:
+        """BLEU, chrF and exact match of detokenised text, with the scorer's signature."""
+        from seqzoo.scoring.bleu import bleu
+        from seqzoo.scoring.chrf import chrf
+        from seqzoo.scoring.exact_match import exact_match
+
+        cased = bleu(hypotheses, references)
+        return {
+            'bleu': cased.value,
+            'bleu_lowercase': bleu(hypotheses, references, lowercase=True).value,
+            'chrf': chrf(hypotheses, references).value,
+            'exact_match': exact_match(hypotheses, references).value,
+            'signature': cased.signature,
+        }
+
+    def _mean_nll(
+        self, runtime: Runtime, prepared: PreparedTranslation, split: str, batch: BatchConfig
+    ) -> float:
+        def nll(variables: Any, batch: Batch) -> Sums:
+            losses, _ = self.loss(runtime.model, variables, batch, (), key=None)
+            return losses.metrics['nll']
+
+        total = weight = 0.0
+        source, target = _stores(prepared, split)
+        plan = EvaluationPlan(source.lengths, target.lengths, batch)
+        shards = row_shards(runtime.mesh)
+        batches = evaluation_batches(source, target, plan, row_multiple=shards)
+        pending = [runtime.run('nll', nll, b.arrays) for b in batches]
+        for sums in jax.device_get(pending):
+            total, weight = total + float(sums.total), weight + float(sums.weight)
+        return total / max(weight, 1.0)
+
+    def predict(
+        self,
+        runtime: Runtime,
+        prepared: Prepared,
+        records: Sequence[str],
+        batch: BatchConfig,
+        decoding: Decoding,
+        *,
+        alignments: bool = False,
+        progress: Callable[[int, int], None] = lambda done, total: None,
+    ) -> list[Prediction]:
+        from seqzoo.tasks.translate import translate
+
+        assert isinstance(prepared, PreparedTranslation)
+        return translate(
+            runtime,
+            prepared.tokenizers,
+            records,
+            batch,
+            decoding,
+            alignments=alignments,
+            progress=progress,
+        )
+
+
+def shift_right(target: jax.Array, positions: jax.Array, bos: int = Tokenizer.bos_id) -> jax.Array:
+    """What the decoder reads: every token one place later, BOS at the start of each segment.
+
+    Args:
+        target: `[batch, length]` int32, each segment closed by EOS.
+        positions: `[batch, length]` int32, 0 at the start of each segment.
+        bos: id of the begin mark.
+    """
+    shifted = jnp.pad(target[:, :-1], ((0, 0), (1, 0)))
+    return jnp.where(positions == 0, bos, shifted)
+
+
+def _stores(prepared: Prepared, split: str) -> tuple[TokenStore, TokenStore]:
+    assert isinstance(prepared, PreparedTranslation)
+    pairs = prepared.splits[split]
+    return pairs.source, pairs.target
+
+
+def _describe(split: str, text: ParallelText) -> str:
+    blank = f', {text.blank:,} with an empty side' if text.blank else ''
+    return f'{split}: {len(text):,} pairs{blank}'

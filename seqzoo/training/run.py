@@ -1,0 +1,240 @@
+"""A run folder: what it holds, and a trained run taken out of it again."""
+
+import json
+import os
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from seqzoo.configuration import config_source, differences, from_json, override, to_json
+from seqzoo.errors import UserError
+from seqzoo.experiment import DEFINING, Experiment
+from seqzoo.parallel.mesh import build_mesh
+from seqzoo.tasks.base import Prediction, Prepared, Runtime
+from seqzoo.training.averaging import average
+from seqzoo.training.checkpoint import Checkpoints
+from seqzoo.training.state import StateFactory
+
+EXPERIMENT, CONFIG, RESULTS = 'experiment.json', 'config.py', 'results.json'
+CHECKPOINTS, SNAPSHOTS = 'checkpoints', 'snapshots'
+
+ProgressFunction = Callable[[int, int], None]
+
+
+def default_cache_dir() -> Path:
+    """Where tokenizers and encoded text are kept: `SEQZOO_CACHE_DIR`, or `seqzoo` in the user's cache folder."""
+    if stated := os.environ.get('SEQZOO_CACHE_DIR'):
+        return Path(stated)
+    return Path(os.environ.get('XDG_CACHE_HOME') or Path.home() / '.cache') / 'seqzoo'
+
+
+def default_data_dir(stated: str | Path | None) -> Path | None:
+    """The data directory that was named, or `SEQZOO_DATA_DIR`, or none."""
+    found = stated or os.environ.get('SEQZOO_DATA_DIR')
+    return Path(found) if found else None
+
+
+def save_experiment(experiment: Experiment, run_dir: Path) -> None:
+    """Writes `experiment.json`, and a copy of the configuration file if its types are needed to read that again."""
+    if (source := config_source(experiment)) is not None and source != run_dir / CONFIG:
+        shutil.copyfile(source, run_dir / CONFIG)
+    partial = run_dir / f'.{EXPERIMENT}.part'
+    partial.write_text(to_json(experiment), encoding='utf-8')
+    partial.replace(run_dir / EXPERIMENT)
+
+
+def load_experiment_of(run_dir: Path) -> Experiment:
+    """The experiment of a run folder.
+
+    Raises:
+        UserError: it is not the folder of a run.
+    """
+    file = run_dir / EXPERIMENT
+    if not file.is_file():
+        raise UserError(f'{run_dir} is not the folder of a run: it has no {EXPERIMENT}.')
+    config = run_dir / CONFIG
+    return from_json(file.read_text(encoding='utf-8'), config if config.exists() else None)
+
+
+def refuse_differences(old: Experiment, new: Experiment, run_dir: Path) -> None:
+    """Raises `UserError` with the list of what differs in the half that defines a run."""
+    found = [str(d) for d in differences(old, new) if d.path.split('.')[0] in DEFINING]
+    if found:
+        raise UserError(
+            f'{run_dir} holds another run; it differs in {"; ".join(found)}: choose a new --run, or undo the change.'
+        )
+
+
+@dataclass(frozen=True)
+class Run:
+    """A trained run: its experiment, its parameters on a mesh, and its tokenizer.
+
+    Attributes:
+        path: the run folder.
+        experiment: with everything resolved.
+        step: of the checkpoint that was read; the newest one where several were averaged.
+        runtime: model and variables.
+        prepared: tokenizer, and data as far as it was asked for.
+    """
+
+    path: Path
+    experiment: Experiment
+    step: int
+    runtime: Runtime
+    prepared: Prepared
+
+    @property
+    def params(self) -> Any:
+        """The parameters, a tree of arrays."""
+        return self.runtime.variables['params']
+
+    def predict(
+        self,
+        records: Sequence[str],
+        *,
+        progress: ProgressFunction = lambda d, t: None,
+        **decoding: Any,
+    ) -> list[Prediction]:
+        """One prediction per record, in order.
+
+        Args:
+            records: inputs, such as lines of text.
+            progress: called with how many are done, of how many.
+            **decoding: fields of `Decoding` that shall differ from the experiment's, such as `beams=8`.
+        """
+        experiment = self.experiment
+        return experiment.task.predict(
+            self.runtime,
+            self.prepared,
+            list(records),
+            experiment.batch,
+            replace(experiment.decode, **decoding),
+            progress=progress,
+        )
+
+
+def load_run(
+    path: str | Path,
+    *,
+    step: int | str | None = None,
+    average_last: int = 1,
+    overrides: Sequence[str] | Mapping[str, Any] = (),
+    data_dir: str | Path | None = None,
+    splits: Sequence[str] = (),
+    announce: Callable[[str], None] = lambda text: None,
+) -> Run:
+    """Reads a run folder for evaluation or prediction.
+
+    Args:
+        path: the run folder.
+        step: a checkpoint's step, `'latest'`, or `'best'` by the task's metric; `None` is the best if there is one.
+        average_last: how many of the newest snapshots are averaged, or 1 for a checkpoint as it is.
+        overrides: changes to how the run works, such as `{'decode.beams': 8}`; what defines it stays.
+        data_dir, splits: data to read with it.
+        announce: takes sentences about the data.
+
+    Raises:
+        UserError: no such run, no good checkpoint, or too few snapshots.
+    """
+    run_dir = Path(path)
+    saved = load_experiment_of(run_dir)
+    experiment: Experiment = override(saved, overrides)
+    refuse_differences(saved, experiment, run_dir)
+    prepared = experiment.task.prepare(
+        experiment.batch,
+        data_dir=default_data_dir(data_dir),
+        cache_dir=default_cache_dir(),
+        run_dir=run_dir,
+        splits=splits,
+        announce=announce,
+    )
+    resolved = experiment.task.resolve(experiment.model, prepared)
+    model, mesh = resolved.build(), build_mesh(experiment.mesh)
+    factory = StateFactory(resolved, model, experiment.optimizer.build(), mesh, experiment.seed)
+    abstract = factory.abstract()
+    part = {'params': abstract.params, 'variables': abstract.variables}
+    found, variables = _restore(run_dir, experiment, part, step, average_last)
+    shardings = jax.tree.map(
+        lambda leaf: leaf.sharding, {**part['variables'], 'params': part['params']}
+    )
+    runtime = Runtime(model, variables, shardings, mesh)
+    return Run(run_dir, experiment, found, runtime, prepared)
+
+
+def _restore(
+    run_dir: Path, experiment: Experiment, part: dict[str, Any], step: int | str | None, last: int
+) -> tuple[int, Any]:
+    metric, mode = experiment.task.best_metric
+    folder = run_dir / CHECKPOINTS
+    with Checkpoints(folder, best_metric=metric, best_mode=mode, read_only=True) as checkpoints:  # type: ignore[arg-type]
+        if step is None:
+            step = checkpoints.best() if last == 1 else None
+        elif step == 'best' and (step := checkpoints.best()) is None:
+            raise UserError(f'{folder} holds no checkpoint with a {metric}; use --step latest.')
+        elif step == 'latest':
+            step = None
+        restored = checkpoints.restore_part(part, int(step) if step is not None else None)
+    if restored is None:
+        raise UserError(f'{folder} holds no checkpoint; train the run first.')
+    params = restored.state['params']
+    if last > 1:
+        params = average(run_dir / SNAPSHOTS, part['params'], last=last)
+    return restored.step, {**restored.state['variables'], 'params': params}
+
+
+def evaluate(
+    path: str | Path,
+    *,
+    split: str = 'test',
+    step: int | str | None = None,
+    data_dir: str | Path | None = None,
+    average: int = 1,
+    overrides: Sequence[str] | Mapping[str, Any] = (),
+    progress: ProgressFunction = lambda done, total: None,
+    announce: Callable[[str], None] = lambda text: None,
+) -> dict[str, Any]:
+    """Scores a split, every example once, and records the result in the run's `results.json`.
+
+    Returns:
+        `metrics` (numbers by name), `signature` of the scorer, `split`, `step`, `average`, `decode`.
+    """
+    run = load_run(
+        path,
+        step=step,
+        average_last=average,
+        overrides=overrides,
+        data_dir=data_dir,
+        splits=(split,),
+        announce=announce,
+    )
+    experiment = run.experiment
+    found = experiment.task.evaluate(
+        run.runtime, run.prepared, split, experiment.batch, experiment.decode, progress
+    )
+    signature = found.pop('signature', None)
+    result = {
+        'metrics': found,
+        'signature': signature,
+        'split': split,
+        'data': experiment.task.data_name,
+        'step': run.step,
+        'average': average,
+        'decode': json.loads(to_json(experiment.decode)),
+    }
+    record_result(run.path, result)
+    return result
+
+
+def record_result(run_dir: Path, result: dict[str, Any]) -> None:
+    """Appends a result to `results.json`, which holds a list."""
+    file = run_dir / RESULTS
+    results = json.loads(file.read_text(encoding='utf-8')) if file.exists() else []
+    partial = run_dir / f'.{RESULTS}.part'
+    partial.write_text(
+        json.dumps([*results, result], indent=2, ensure_ascii=False) + '\n', encoding='utf-8'
+    )
+    partial.replace(file)

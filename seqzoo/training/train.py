@@ -1,0 +1,271 @@
+"""From an experiment and a folder to a trained run: everything around the loop."""
+
+import json
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import jax
+
+from seqzoo.errors import UserError
+from seqzoo.experiment import Experiment
+from seqzoo.parallel.compile import compile_train_step
+from seqzoo.parallel.mesh import build_mesh, put_rows, row_shards
+from seqzoo.tasks.base import Prepared, Runtime
+from seqzoo.training.averaging import Snapshots
+from seqzoo.training.checkpoint import Checkpoints
+from seqzoo.training.events import EventLog
+from seqzoo.training.lock import RunLock
+from seqzoo.training.loop import Improvement, Loop
+from seqzoo.training.progress import Mode, Progress
+from seqzoo.training.run import (
+    CHECKPOINTS,
+    EXPERIMENT,
+    SNAPSHOTS,
+    default_cache_dir,
+    default_data_dir,
+    load_experiment_of,
+    refuse_differences,
+    save_experiment,
+)
+from seqzoo.training.signals import StopRequest
+from seqzoo.training.state import StateFactory, TrainState
+from seqzoo.training.step import make_train_step
+
+DATA = 'data.json'
+PROFILE_STARTS_AFTER = 10  # steps, so that compilation is not in the picture
+
+Status = Literal['done', 'interrupted', 'preempted']
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """How a training ended.
+
+    Attributes:
+        status: `'done'`, or why it left early; either way everything is saved.
+        step: updates done.
+        run: the folder.
+    """
+
+    status: Status
+    step: int
+    run: Path
+
+
+def train(
+    experiment: Experiment,
+    run_dir: str | Path,
+    *,
+    data_dir: str | Path | None = None,
+    cache_dir: str | Path | None = None,
+    progress: Mode = 'auto',
+    require: str | None = None,
+    profile_steps: int | None = None,
+    fork_from: str | Path | None = None,
+) -> TrainResult:
+    """Trains into a folder, or goes on from the folder's newest good checkpoint.
+
+    Args:
+        experiment: what to train and how.
+        run_dir: made if it does not exist.
+        data_dir: where the data of the experiment lies; `SEQZOO_DATA_DIR` if not given.
+        cache_dir: for tokenizers and encoded text.
+        progress: a bar, lines, or nothing, on standard error.
+        require: `'tpu'`, `'gpu'` or `'cpu'`: refuse to run on anything else.
+        profile_steps: trace this many steps for xprof, into `profile/`.
+        fork_from: a run whose newest parameters are the first ones of this run.
+
+    Raises:
+        UserError: bad data or configuration, another run in the folder, a loss that is not finite.
+    """
+    run, backend = Path(run_dir), jax.default_backend()
+    if require is not None and backend != require:
+        raise UserError(
+            f'--require {require}: JAX runs on {backend} here; see seqzoo doctor for what it finds.'
+        )
+    with ExitStack() as stack:
+        run.mkdir(parents=True, exist_ok=True)
+        stack.enter_context(RunLock(run))
+        is_new = not (run / EXPERIMENT).exists()
+        bar = Progress(experiment.train.steps, mode=progress)
+        prepared = experiment.task.prepare(
+            experiment.batch,
+            data_dir=default_data_dir(data_dir),
+            cache_dir=Path(cache_dir) if cache_dir else default_cache_dir(),
+            run_dir=None if is_new else run,
+            announce=bar.announce,
+        )
+        resolved = replace(experiment, model=experiment.task.resolve(experiment.model, prepared))
+        if is_new:
+            prepared.save(run)
+            _remember_data(prepared, run)
+        else:
+            refuse_differences(load_experiment_of(run), resolved, run)
+            _refuse_other_data(prepared, run)
+        save_experiment(resolved, run)
+        return _train(resolved, prepared, run, stack, progress, profile_steps, fork_from)
+
+
+def _train(
+    experiment: Experiment,
+    prepared: Prepared,
+    run: Path,
+    stack: ExitStack,
+    mode: Mode,
+    profile_steps: int | None,
+    fork_from: str | Path | None,
+) -> TrainResult:
+    task, config = experiment.task, experiment.train
+    metric, best_mode = task.best_metric
+    writer = jax.process_index() == 0
+    mesh = build_mesh(experiment.mesh)
+    model, transformation = experiment.model.build(), experiment.optimizer.build()
+    factory = StateFactory(experiment.model, model, transformation, mesh, experiment.seed)
+    checkpoints = stack.enter_context(
+        Checkpoints(
+            run / CHECKPOINTS,
+            keep=config.keep,
+            keep_best=config.keep_best,
+            best_metric=metric,
+            best_mode=best_mode,  # type: ignore[arg-type]
+        )
+    )
+    improvement = Improvement(best_mode)
+    restored = checkpoints.restore(factory.abstract())
+    if restored is not None:
+        state: TrainState = restored.state
+        improvement = Improvement(**restored.meta['improvement'])
+    else:
+        state = factory.create()
+        if fork_from is not None:
+            state = state.replace(params=_forked(fork_from, state))
+    start = int(state.step)
+    events = stack.enter_context(EventLog(run, enabled=writer))
+    if restored is not None:
+        events.resume(start)
+    plan = task.plan(prepared, experiment.batch, experiment.seed)
+    shardings = factory.shardings()
+    step = make_train_step(
+        task,
+        model,
+        transformation,
+        experiment.schedule.build(plan.steps_per_epoch),
+        config.accumulation,
+    )
+    runtime = Runtime(model, None, {**shardings.variables, 'params': shardings.params}, mesh)
+
+    def evaluate(state: TrainState) -> dict[str, Any]:
+        variables = {**state.variables, 'params': state.params}
+        decoding = (
+            replace(experiment.decode, method='greedy', n_best=1)
+            if config.evaluate_decoding
+            else None
+        )
+        return task.evaluate(
+            runtime.with_variables(variables), prepared, 'dev', experiment.batch, decoding
+        )
+
+    bar = stack.enter_context(Progress(config.steps, start=start, mode=mode if writer else 'none'))
+    for line in _opening(experiment, state, plan, mesh, start):
+        bar.announce(line)
+    events.write(
+        'start', start, devices=mesh.size, backend=jax.default_backend(), seed=experiment.seed
+    )
+    loop = Loop(
+        config=config,
+        step=compile_train_step(step, mesh, shardings),
+        batches=task.batches(
+            prepared,
+            plan,
+            start_step=start,
+            row_multiple=row_shards(mesh) * config.accumulation,
+            process_index=jax.process_index(),
+            process_count=jax.process_count(),
+        ),
+        put=lambda arrays: put_rows(arrays, mesh),
+        evaluate=evaluate,
+        metric=metric,
+        improvement=improvement,
+        meta=lambda: {'data': prepared.fingerprint, 'improvement': vars(improvement)},
+        checkpoints=checkpoints,
+        snapshots=stack.enter_context(Snapshots(run / SNAPSHOTS, keep=config.keep_snapshots))
+        if config.snapshot_every
+        else None,
+        events=events,
+        progress=bar,
+        stop=stack.enter_context(StopRequest()),
+        profile=_profiler(run / 'profile', start, profile_steps),
+    )
+    state, status = loop.run(state)
+    return TrainResult(status, int(state.step), run)  # type: ignore[arg-type]
+
+
+def _opening(
+    experiment: Experiment, state: TrainState, plan: Any, mesh: Any, start: int
+) -> list[str]:
+    parameters = sum(leaf.size for leaf in jax.tree.leaves(state.params))
+    lines = [
+        f'{parameters:,} parameters on {mesh.size} {jax.default_backend()} '
+        f'device{"s" if mesh.size > 1 else ""}; {plan.steps_per_epoch:,} steps an epoch in '
+        f'{len(plan.shapes)} batch shapes (one compilation each), {plan.padding.both:.0%} padding'
+    ]
+    selection = plan.selection
+    left_out = {
+        'dropped for their length': selection.dropped_long,
+        'dropped for an empty side': selection.dropped_empty,
+        'truncated': selection.truncated,
+    }
+    counted = [f'{count:,} {what}' for what, count in left_out.items() if count]
+    if counted:
+        lines.append(
+            f'training pairs {", ".join(counted)} (batch.max_length {experiment.batch.max_length})'
+        )
+    if start:
+        lines.append(f'going on from step {start:,}')
+    return lines
+
+
+def _remember_data(prepared: Prepared, run: Path) -> None:
+    (run / DATA).write_text(
+        json.dumps({'fingerprint': prepared.fingerprint}) + '\n', encoding='utf-8'
+    )
+
+
+def _refuse_other_data(prepared: Prepared, run: Path) -> None:
+    known = json.loads((run / DATA).read_text(encoding='utf-8')) if (run / DATA).exists() else {}
+    if known and known['fingerprint'] != prepared.fingerprint:
+        raise UserError(
+            f'The training data is not the data that {run} was begun with; give the old --data-dir, or a new --run.'
+        )
+
+
+def _forked(source: str | Path, state: TrainState) -> Any:
+    abstract = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding),
+        state.params,
+    )
+    with Checkpoints(Path(source) / CHECKPOINTS, read_only=True) as checkpoints:
+        restored = checkpoints.restore_params(abstract)
+    if restored is None:
+        raise UserError(
+            f'--fork-from {source}: there is no checkpoint; is it the folder of a trained run?'
+        )
+    return restored.state
+
+
+def _profiler(folder: Path, start: int, steps: int | None) -> Callable[[int], None]:
+    """Starts and stops an xprof trace at the right steps."""
+    if steps is None:
+        return lambda step: None
+    first = start + PROFILE_STARTS_AFTER
+
+    def at(step: int) -> None:
+        if step == first:
+            jax.profiler.start_trace(str(folder))
+        elif step == first + steps:
+            jax.profiler.stop_trace()
+
+    return at
