@@ -8,11 +8,10 @@ and Orbax leaves open:
   notices a truncated file but not a flipped bit in a large array, which it restores as other
   numbers;
 - a damaged checkpoint is named in a warning and the next older good one is used;
-- a step that is saved again, after going back to an older checkpoint, replaces the abandoned
-  future.
+- a step that is saved again, after going back to an older checkpoint, replaces what was there.
 
-A checkpoint is a folder `STEP/` with the items `state` (any pytree of arrays), `meta` (JSON) and
-`metrics` (JSON).
+A checkpoint is a folder `STEP/` with `state/` (any pytree of arrays) and `meta/metadata` (JSON: the
+caller's object and the metrics).
 """
 
 import contextlib
@@ -22,7 +21,7 @@ import logging
 import os
 import shutil
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -104,6 +103,7 @@ class Checkpoints:
         self._best_metric, self._best_mode = best_metric, best_mode
         self._read_only = read_only
         self._saving: int | None = None
+        self._saving_metrics: dict[str, float] = {}
         self._manager = self._open()
 
     def __enter__(self) -> 'Checkpoints':
@@ -144,13 +144,13 @@ class Checkpoints:
         finite = {name: float(value) for name, value in (metrics or {}).items()}
         finite = {name: value for name, value in finite.items() if np.isfinite(value)}
         with self._failures_named(step):
-            self._saving = step
+            self._saving, self._saving_metrics = step, finite
             self._manager.save(
                 step,
                 args=ocp.args.Composite(
-                    state=ocp.args.PyTreeSave(state), meta=ocp.args.JsonSave(dict(meta))
+                    state=ocp.args.PyTreeSave(state),
+                    meta=ocp.args.JsonSave({'meta': dict(meta), 'metrics': finite}),
                 ),
-                metrics=finite,
                 force=True,  # our cadence, not Orbax's
             )
 
@@ -162,7 +162,10 @@ class Checkpoints:
         """
         with self._failures_named(self._saving):
             self._manager.wait_until_finished()
-            self._saving = None
+        if self._saving is not None and jax.process_index() == 0:
+            # What the save replaced was worth keeping only until now.
+            shutil.rmtree(self.folder / SET_ASIDE, ignore_errors=True)
+        self._saving = None
 
     def close(self) -> None:
         """Waits for the save in progress and stops the threads behind it."""
@@ -176,11 +179,10 @@ class Checkpoints:
     def steps(self) -> list[int]:
         """The steps of the committed checkpoints, oldest first; nothing is said about damage."""
         self.wait()
-        if self._read_only:
-            if not self.folder.is_dir():
-                return []
-            self._manager.reload()
-        return sorted(self._manager.all_steps())
+        if not self.folder.is_dir():
+            return []
+        # A save gets its plain number when it is committed.
+        return sorted(int(path.name) for path in self.folder.iterdir() if path.name.isdigit())
 
     def latest(self) -> int | None:
         """The newest committed step."""
@@ -188,14 +190,7 @@ class Checkpoints:
 
     def best(self) -> int | None:
         """The step with the best `best_metric`, the newest of equals; None if no step has it."""
-        sign = 1 if self._best_mode == 'max' else -1
-        name = self._best_metric or ''
-        scored = [
-            (sign * metrics[name], step)
-            for step in self.steps()
-            if name in (metrics := self._metrics(step))
-        ]
-        return max(scored)[1] if scored else None
+        return max(self._ranked(self.steps()), default=(0.0, None))[1]
 
     def restore(self, abstract_state: PyTree, step: int | None = None) -> Restored | None:
         """Reads the newest good checkpoint.
@@ -229,19 +224,10 @@ class Checkpoints:
     # How it is done
 
     def _open(self) -> ocp.CheckpointManager:
-        policies: list[preservation_policy.PreservationPolicy] = [
-            preservation_policy.LatestN(self._keep)
-        ]
-        if self._best_metric is not None and self._keep_best:
-            policies.append(
-                preservation_policy.BestN(
-                    get_metric_fn=self._rank, reverse=self._best_mode == 'min', n=self._keep_best
-                )
-            )
         options = ocp.CheckpointManagerOptions(
-            preservation_policy=preservation_policy.AnyPreservationPolicy(policies),
-            best_fn=self._rank,  # without it Orbax does not store the metrics
-            best_mode=self._best_mode,
+            preservation_policy=_Preserve(self._kept),
+            # Orbax would read the metadata of every step, and fail if one of them is damaged.
+            lightweight_initialize=True,
             create=not self._read_only,
             cleanup_tmp_directories=not self._read_only,
             async_options=ocp.AsyncOptions(post_finalization_callback=self._write_checksums),
@@ -249,7 +235,6 @@ class Checkpoints:
         handlers = {
             'state': ocp.PyTreeCheckpointHandler(),
             'meta': ocp.JsonCheckpointHandler(),
-            'metrics': ocp.JsonCheckpointHandler(),
         }
         try:
             return ocp.CheckpointManager(self.folder, options=options, item_handlers=handlers)
@@ -259,14 +244,29 @@ class Checkpoints:
                 'give --run a folder that can be written'
             ) from error
 
-    def _rank(self, metrics: Mapping[str, float] | None) -> float:
-        worst = -np.inf if self._best_mode == 'max' else np.inf
-        return (metrics or {}).get(self._best_metric or '', worst)
+    def _kept(self, steps: list[int]) -> set[int]:
+        """Which of these steps survive the save in progress."""
+        best = sorted(self._ranked(steps), reverse=True)[: self._keep_best]
+        return set(sorted(steps)[-self._keep :]) | {step for _, step in best}
+
+    def _ranked(self, steps: list[int]) -> list[tuple[float, int]]:
+        sign = 1 if self._best_mode == 'max' else -1
+        name = self._best_metric or ''
+        metrics = {step: self._metrics(step) for step in steps}
+        return [(sign * metrics[step][name], step) for step in steps if name in metrics[step]]
 
     def _metrics(self, step: int) -> dict[str, float]:
+        if step == self._saving:
+            return self._saving_metrics
         try:
-            return json.loads((self.folder / str(step) / 'metrics' / 'metrics').read_text())
-        except (OSError, ValueError):
+            return json.loads((self.folder / str(step) / 'meta' / 'metadata').read_text())[
+                'metrics'
+            ]
+        except (
+            OSError,
+            ValueError,
+            KeyError,
+        ):  # damaged: not among the best, and noticed on reading
             return {}
 
     def _write_checksums(self) -> None:
@@ -351,7 +351,7 @@ class Checkpoints:
                 meta=ocp.args.JsonRestore(),
             ),
         )
-        return Restored(step, items['state'], items['meta'])
+        return Restored(step, items['state'], items['meta']['meta'])
 
     def _refuse_other_shapes(self, step: int, abstract: PyTree, *, partial: bool) -> None:
         stored = self._manager.item_metadata(step)['state']
@@ -377,7 +377,7 @@ class Checkpoints:
 
     def _set_aside_from(self, step: int) -> None:
         """Moves checkpoints of `step` and later out of the way: the run went back behind them."""
-        later = [old for old in self._manager.all_steps() if old >= step]
+        later = [old for old in self.steps() if old >= step]
         if not later:
             return
         if jax.process_index() == 0:
@@ -387,7 +387,8 @@ class Checkpoints:
                 shutil.rmtree(target, ignore_errors=True)
                 os.replace(self.folder / str(old), target)
         _agreed('')  # the others wait until the folders have moved
-        self._manager.reload()
+        self._manager.close()
+        self._manager = self._open()
 
     @contextlib.contextmanager
     def _failures_named(self, step: int | None) -> Iterator[None]:
@@ -400,11 +401,27 @@ class Checkpoints:
             # which also clears away the half-written folder.
             self._saving = None
             self._manager = self._open()
-            kept = _listed(sorted(self._manager.all_steps()))
+            kept = _listed(self.steps())
             raise UserError(
                 f'the checkpoint of step {step} could not be saved in {self.folder} '
                 f'({_cause(error)}); kept are {kept}: make room there and start the run again'
             ) from error
+
+
+class _Preserve(preservation_policy.PreservationPolicy):
+    """Tells Orbax what survives, from the steps alone."""
+
+    def __init__(self, kept: Callable[[list[int]], set[int]]) -> None:
+        self._kept = kept
+
+    def should_preserve(
+        self,
+        checkpoints: Sequence[Any],
+        *,
+        context: preservation_policy.PreservationContext,
+    ) -> Sequence[bool]:
+        kept = self._kept([info.step for info in checkpoints])
+        return [info.step in kept for info in checkpoints]
 
 
 def _placed(leaf: Any) -> jax.ShapeDtypeStruct:

@@ -125,7 +125,8 @@ class EventLog:
                 str(self._tensorboard_folder), purge_step=self._purge_step, flush_secs=10
             )
         for name, value in event.items():
-            if name not in ('step', 'time') and isinstance(value, int | float):
+            number = isinstance(value, int | float) and not isinstance(value, bool)
+            if number and name not in ('step', 'time'):
                 self._writer.add_scalar(f'{kind}/{name}', value, step)
 
     def _close_tensorboard(self) -> None:
@@ -161,7 +162,7 @@ class StepMetrics:
     """The numbers of one step, on the host."""
 
     step: int
-    values: dict[str, np.ndarray]
+    values: dict[str, Any]  # NumPy arrays, or trees of them
 
 
 class DeferredMetrics:
@@ -205,7 +206,9 @@ class DeferredMetrics:
         due = [self._waiting.popleft() for _ in range(count)]
         values = jax.device_get([values for _, values in due])
         return [
-            StepMetrics(step, {name: np.asarray(value) for name, value in fetched.items()})
+            StepMetrics(
+                step, {name: jax.tree.map(np.asarray, value) for name, value in fetched.items()}
+            )
             for (step, _), fetched in zip(due, values, strict=True)
         ]
 

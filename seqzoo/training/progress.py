@@ -19,11 +19,12 @@ from rich.progress import Progress as RichProgress
 
 Mode = Literal['auto', 'bar', 'lines', 'none']
 
-# How values are shown; any other name is shown as it is, with four digits.
-_SHORT = {
+# What a line has room for, in this order, and under which name; other numbers are in the event log.
+_SHOWN = {
+    'loss': 'loss',
+    'accuracy': 'accuracy',
     'learning_rate': 'lr',
     'tokens_per_second': 'tokens/s',
-    'gradient_norm': 'gradient',
 }
 
 
@@ -126,8 +127,9 @@ class Progress:
 
 
 def _numbers(values: dict[str, Any]) -> str:
+    shown = {name: values[name] for name in _SHOWN if name in values} or values
     return '  '.join(
-        f'{_SHORT.get(name, name)} {_number(name, value)}' for name, value in values.items()
+        f'{_SHOWN.get(name, name)} {_number(name, value)}' for name, value in shown.items()
     )
 
 

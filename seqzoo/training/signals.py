@@ -35,7 +35,7 @@ class StopRequest:
 
     def __init__(self) -> None:
         self._requested: Status | None = None
-        self._status: Status | None = None
+        self._agreed: Status | None = None
         self._former: dict[signal.Signals, Any] = {}
         self._several = False
 
@@ -55,21 +55,23 @@ class StopRequest:
     @property
     def status(self) -> Status | None:
         """Why the loop was told to stop; None as long as it was not."""
-        return self._status
+        return self._agreed if self._several else self._requested
 
     @property
     def exit_status(self) -> int:
         """130, 75, or 0 if nobody asked."""
-        return EXIT_STATUS[self._status] if self._status else 0
+        return EXIT_STATUS[self.status] if self.status else 0
+
+    @property
+    def requested(self) -> bool:
+        """Whether to stop; with several processes, whether `after` said so."""
+        return self.status is not None
 
     def after(self, step: int) -> bool:
         """Whether to stop after `step`; with several processes call it every step, on all."""
-        if self._several:
-            if multihost_utils.reached_preemption_sync_point(step):
-                self._status = self._requested or 'preempted'
-        else:
-            self._status = self._requested
-        return self._status is not None
+        if self._several and multihost_utils.reached_preemption_sync_point(step):
+            self._agreed = self._requested or 'preempted'
+        return self.requested
 
     def request(self, status: Status) -> None:
         """Asks in place of a signal, from any thread."""
