@@ -1,1 +1,1 @@
-"""Building blocks that several architectures share. They know axis names, and no model, mesh or batch."""
+"""Building blocks that architectures share. They know axis names, but no model, mesh or batch."""

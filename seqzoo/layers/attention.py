@@ -1,4 +1,4 @@
-"""Scaled dot-product attention (Vaswani et al. 2017, equation 1): one function, several implementations.
+"""Scaled dot-product attention (Vaswani et al. 2017, equation 1), in several implementations.
 
     Attention(Q, K, V) = softmax(Q K^T / sqrt(key_dim)) V
 
@@ -43,17 +43,19 @@ def dot_product_attention(
         key: `[batch, key_length, heads, key_dim]`.
         value: `[batch, key_length, heads, value_dim]`.
         mask: boolean, broadcastable to `[batch, heads, query_length, key_length]`, `True` = attend.
-        query_segments: `[batch, query_length]` packing ids; a query sees only the keys of its own segment.
+        query_segments: `[batch, query_length]` packing ids; a query sees only the keys of its own
+            segment.
         key_segments: `[batch, key_length]`, given together with `query_segments`.
         causal: query `i` sees the keys `0..i`.
-        implementation: `'xla'`; `'splash'` (TPU) and `'cudnn'` (GPU, 16-bit) are fused and never form the weights;
-            `'auto'` takes the fused kernel of the platform where it can do what is asked, else `'xla'`.
+        implementation: `'xla'`; `'splash'` (TPU) and `'cudnn'` (GPU, 16-bit) are fused and never
+            form the weights; `'auto'` takes the fused kernel of the platform where it can do what
+            is asked, else `'xla'`.
         dropout_rate: probability of dropping an attention weight; needs `'xla'`.
         dropout_key: its random key; `None` drops nothing.
 
     Returns:
-        `[batch, query_length, heads, value_dim]` in the dtype of `value`. A query that sees no key at all gets
-        something finite and meaningless.
+        `[batch, query_length, heads, value_dim]` in the dtype of `value`. A query that sees no key
+        at all gets something finite and meaningless.
 
     Raises:
         ValueError: a fused kernel was chosen for what it cannot do, or only one side has segments.
@@ -80,7 +82,7 @@ def dot_product_attention(
 
 
 def attention_weights(query: jax.Array, key: jax.Array, mask: jax.Array | None) -> jax.Array:
-    """Softmax of the scaled scores: `[batch, heads, query_length, key_length]` float32, rows sum to 1."""
+    """Softmax of the scaled scores: `[batch, heads, query_length, key_length]` float32."""
     query = query * jnp.asarray(query.shape[-1] ** -0.5, query.dtype)
     scores = jnp.einsum('bqhd,bkhd->bhqk', query, key, preferred_element_type=jnp.float32)
     if mask is not None:
@@ -89,7 +91,7 @@ def attention_weights(query: jax.Array, key: jax.Array, mask: jax.Array | None) 
 
 
 def weighted_values(weights: jax.Array, value: jax.Array) -> jax.Array:
-    """`[batch, heads, query_length, key_length]` weights -> `[batch, query_length, heads, value_dim]`."""
+    """Weights as from `attention_weights` -> `[batch, query_length, heads, value_dim]`."""
     return jnp.einsum('bhqk,bkhd->bqhd', weights.astype(value.dtype), value)
 
 

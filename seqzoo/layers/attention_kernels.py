@@ -1,7 +1,10 @@
-"""Fused attention: splash attention (Pallas) on TPU, cuDNN on GPU. Call them through `attention.py`.
+"""Fused attention: splash attention (Pallas) on TPU, cuDNN on GPU; called by `attention.py`.
 
-They never write the `[query_length, key_length]` weights to memory, and so can neither drop nor return them.
+They never write the `[query_length, key_length]` weights to memory, and so can neither drop nor
+return them.
 """
+
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -114,11 +117,11 @@ def _splash_on_one_device(
     kernel = kernels.make_splash_mha_single_device(
         mask=masks.MultiHeadMask([one_head] * heads), block_sizes=_block_sizes(*shape)
     )
-    result = jax.vmap(kernel)(q, k, v, segments)
+    result: Any = jax.vmap(kernel)(q, k, v, segments)
     return result[:, :, :query_length].swapaxes(1, 2).astype(value.dtype)
 
 
-def _block_sizes(query_length: int, key_length: int):  # noqa: ANN202
+def _block_sizes(query_length: int, key_length: int) -> Any:
     """The largest block up to 512 that divides each padded length."""
     from jax.experimental.pallas.ops.tpu.splash_attention import (
         splash_attention_kernel as kernels,

@@ -1,9 +1,9 @@
-"""Dropout whose mask depends on (key, global row of the example, position in the row) and on nothing else.
+"""Dropout whose mask depends on (key, global row of the example, position in the row) alone.
 
-A counter-based generator: every element hashes its own position with the key of its row, so the mask is never stored
-(the backward pass hashes again), never depends on how the batch is split over devices or accumulation steps, and costs
-a few integer operations that the compiler fuses into the neighbouring arithmetic. Threefry per element would cost a
-fifth of a small Transformer's step.
+A counter-based generator: every element hashes its own position with the key of its row, so the
+mask is never stored (the backward pass hashes again), never depends on how the batch is split over
+devices or accumulation steps, and costs a few integer operations that the compiler fuses into the
+neighbouring arithmetic. Threefry per element would cost a fifth of a small Transformer's step.
 """
 
 import functools
@@ -34,10 +34,10 @@ class Dropout(nn.Module):
 
 
 def dropout(x: jax.Array, rate: float, key: jax.Array) -> jax.Array:
-    """Zeroes elements of `x` `[batch, ...]` with probability `rate` and scales the others by `1 / (1 - rate)`.
+    """Zeroes elements of `x` with probability `rate`; scales the others by `1 / (1 - rate)`.
 
     Args:
-        x: the first axis is the batch; its global rows come from `parallel.prng.example_rows`.
+        x: `[batch, ...]`; its global rows come from `parallel.prng.example_rows`.
         rate: probability of zeroing, in [0, 1).
         key: the key of this use of dropout (this layer, this step).
     """
@@ -51,8 +51,8 @@ def dropout(x: jax.Array, rate: float, key: jax.Array) -> jax.Array:
 def keep_mask(row_keys: jax.Array, shape: tuple[int, ...], rate: float) -> jax.Array:
     """Boolean mask of `shape`, `True` (keep) with probability `1 - rate`.
 
-    Two multiply-xorshift rounds, each keyed with one word of the row's key. Only a comparison of the high bits
-    follows, so the last xorshift of a full hash would change nothing.
+    Two multiply-xorshift rounds, each keyed with one word of the row's key. Only a comparison of
+    the high bits follows, so the last xorshift of a full hash would change nothing.
     """
     column = (slice(None),) + (None,) * (len(shape) - 1)
     first, second = row_keys[:, 0][column], row_keys[:, 1][column]

@@ -10,13 +10,14 @@ from seqzoo.parallel.axes import named
 class Embedding(nn.Module):
     """A table of one vector per token.
 
-    It starts normal with standard deviation `embed_dim ** -0.5`: tied logits of a normalised feature then have unit
-    variance, and so has an embedding multiplied by `embed_dim ** 0.5`.
+    It starts normal with standard deviation `embed_dim ** -0.5`: tied logits of a normalised
+    feature then have unit variance, and so has an embedding multiplied by `embed_dim ** 0.5`.
 
     Attributes:
         vocab_size: rows.
         embed_dim: columns.
-        scale: whether `__call__` multiplies by `embed_dim ** 0.5` (Vaswani et al. 2017, section 3.4).
+        scale: whether `__call__` multiplies by `embed_dim ** 0.5` (Vaswani et al. 2017, section
+            3.4).
         dtype: dtype of the embeddings that come out.
     """
 
@@ -26,6 +27,7 @@ class Embedding(nn.Module):
     dtype: jnp.dtype
 
     def setup(self) -> None:
+        """Declares the table."""
         init = nn.initializers.normal(self.embed_dim**-0.5)
         shape = (self.vocab_size, self.embed_dim)
         self.table = self.param('table', named(init, 'vocab', 'embed'), shape, jnp.float32)

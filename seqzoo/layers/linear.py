@@ -1,4 +1,4 @@
-"""The affine map that attention and feed-forward layers are made of, with a name for each axis of its kernel."""
+"""The affine map that attention and feed-forward layers are made of."""
 
 import math
 
@@ -10,10 +10,11 @@ from seqzoo.parallel.axes import named
 
 
 class Linear(nn.Module):
-    """`y = x W + b` over the last axes of `x`; the kernel keeps its axes apart (`[embed, heads, kv]`).
+    """`y = x W + b` over the last axes of `x`; the axes of `W` stay apart (`[embed, heads, kv]`).
 
-    Parameters are float32; the product runs in `dtype`. Kernels start Glorot uniform (Glorot and Bengio 2010), with
-    the fans of the merged axes: `[embed, heads, kv]` is one matrix `embed -> heads * kv`.
+    Parameters are float32; the product runs in `dtype`. Kernels start Glorot uniform (Glorot and
+    Bengio 2010), with the fans of the merged axes: `[embed, heads, kv]` is one matrix `embed ->
+    heads * kv`.
 
     Attributes:
         features: sizes of the axes that come out.
@@ -31,6 +32,7 @@ class Linear(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
+        """`[..., *input]` -> `[..., *features]`."""
         rank = len(self.input_names)
         sizes = x.shape[-rank:]
         kernel = self.param(
@@ -55,7 +57,7 @@ class Linear(nn.Module):
 
 
 def glorot_uniform(input_rank: int) -> nn.initializers.Initializer:
-    """Glorot uniform for a kernel whose first `input_rank` axes are contracted and whose others come out."""
+    """Glorot uniform for a kernel whose first `input_rank` axes are the contracted ones."""
 
     def init(key: jax.Array, shape: tuple[int, ...], dtype: jnp.dtype = jnp.float32) -> jax.Array:
         fan_in, fan_out = math.prod(shape[:input_rank]), math.prod(shape[input_rank:])

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 
 def causal_mask(query_length: int, key_length: int, offset: jax.Array | int = 0) -> jax.Array:
-    """`[1, 1, query_length, key_length]`: query `i`, at position `offset + i`, sees keys up to its own position."""
+    """`[1, 1, query_length, key_length]`: query `i` sees the keys up to position `offset + i`."""
     queries = jnp.arange(query_length, dtype=jnp.int32)[:, None] + offset
     keys = jnp.arange(key_length, dtype=jnp.int32)[None, :]
     return (keys <= queries)[None, None]
@@ -31,8 +31,8 @@ def combine_masks(*masks: jax.Array | None) -> jax.Array | None:
 def ancestry_mask(ancestry: jax.Array, now: jax.Array) -> jax.Array:
     """What each beam sees in a cache that holds every beam of every time step.
 
-    The cache keeps the key of beam `j` at time `t` in slot `t * beams + j` and never moves it; hypothesis `k` is the
-    path of the slots `(t, ancestry[k, t])`.
+    The cache keeps the key of beam `j` at time `t` in slot `t * beams + j` and never moves it;
+    hypothesis `k` is the path of the slots `(t, ancestry[k, t])`.
 
     Args:
         ancestry: `[batch, beams, time]` the beam in which hypothesis `k` stood at each time.

@@ -1,4 +1,4 @@
-"""Multi-head attention (Vaswani et al. 2017, section 3.2.2), whole sentences at once or token by token."""
+"""Multi-head attention (Vaswani et al. 2017, section 3.2.2), at once or token by token."""
 
 import flax.struct
 import jax
@@ -20,7 +20,7 @@ from seqzoo.parallel.axes import constrain
 
 @flax.struct.dataclass
 class KeysValues:
-    """What decoding attends to, heads before time, so that a step's products read it without a transpose.
+    """What decoding attends to: heads before time, so that a step reads it without a transpose.
 
     Attributes:
         keys: `[batch, heads, time, key_dim]`.
@@ -32,10 +32,10 @@ class KeysValues:
 
 
 class MultiHeadAttention(nn.Module):
-    """`Concat(head_1, ..., head_h) W_O` with `head_i = Attention(x W_Q_i, memory W_K_i, memory W_V_i)`.
+    """`Concat(head_1, ..., head_h) W_O` with `head_i = Attention(x W_Q_i, m W_K_i, m W_V_i)`.
 
-    When the collection `'intermediates'` is mutable, the weights `[batch, heads, query_length, key_length]` come out
-    of it as `'attention_weights'`.
+    When the collection `'intermediates'` is mutable, the weights `[batch, heads, query_length,
+    key_length]` come out of it as `'attention_weights'`.
 
     Attributes:
         num_heads: heads.
@@ -58,6 +58,8 @@ class MultiHeadAttention(nn.Module):
     dtype: jnp.dtype
 
     def setup(self) -> None:
+        """Declares the projections."""
+
         def heads(width: int) -> Linear:
             return Linear(
                 (self.num_heads, width), ('embed',), ('heads', 'kv'), self.use_bias, self.dtype
@@ -112,7 +114,7 @@ class MultiHeadAttention(nn.Module):
         return self.output(constrain(result, *names))
 
     def project(self, memory: jax.Array) -> KeysValues:
-        """Keys and values of `memory` `[batch, time, embed]`, to `attend` to any number of times."""
+        """Keys and values of `memory` `[batch, time, embed]`, to `attend` to many times."""
         # [batch, time, heads, kv] -> [batch, heads, time, kv]
         return KeysValues(self.key(memory).swapaxes(1, 2), self.value(memory).swapaxes(1, 2))
 
@@ -141,10 +143,10 @@ class MultiHeadAttention(nn.Module):
     def extend(
         self, x: jax.Array, cache: KeysValues, slot: jax.Array, mask: jax.Array
     ) -> tuple[jax.Array, KeysValues]:
-        """Writes keys and values of `x` `[batch, n, embed]` into slots `slot..slot + n - 1`, then attends.
+        """Writes keys and values of `x` into slots `slot..slot + n - 1`, then attends.
 
         Args:
-            x: new tokens.
+            x: `[batch, n, embed]`, new tokens.
             cache: earlier tokens; written in place where the caller donates it.
             slot: int32 scalar, the first free slot.
             mask: what the new tokens see of all slots, `[batch or 1, 1, n, slots]`.

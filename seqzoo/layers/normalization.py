@@ -1,4 +1,4 @@
-"""Layer normalisation (Ba, Kiros and Hinton 2016), computed in float32 with a short backward pass."""
+"""Layer normalisation (Ba, Kiros and Hinton 2016), in float32, with a short backward pass."""
 
 import functools
 
@@ -58,7 +58,8 @@ def _backward(
     gradient = gradient.astype(jnp.float32)
     rows = tuple(range(x.ndim - 1))
     d_scale, d_bias = jnp.sum(gradient * normal, axis=rows), jnp.sum(gradient, axis=rows)
-    # The gradient loses what mean and variance take: its mean, and its projection on the normalised x.
+    # The gradient loses what mean and variance take: its mean, and its projection on the normalised
+    # x.
     scaled = gradient * scale
     shift = jnp.mean(scaled, axis=-1, keepdims=True)
     slope = jnp.mean(scaled * normal, axis=-1, keepdims=True)

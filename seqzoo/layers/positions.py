@@ -29,14 +29,15 @@ def sinusoids(
 ) -> jax.Array:
     """Sinusoidal position encodings (Vaswani et al. 2017, section 3.5), float32.
 
-    `PE(p, 2i) = sin(p / 10000^(2i / embed_dim))` and `PE(p, 2i + 1)` its cosine: lower columns have higher
-    frequencies.
+    `PE(p, 2i) = sin(p / 10000^(2i / embed_dim))` and `PE(p, 2i + 1)` its cosine: lower columns have
+    higher frequencies.
 
     Args:
         positions: `[...]` integers.
         embed_dim: columns; an odd number drops the last cosine.
-        layout: `'interleaved'` alternates sine and cosine as the paper does; `'concatenated'` puts all sines before
-            all cosines, the same columns in another order, as some published checkpoints have them.
+        layout: `'interleaved'` alternates sine and cosine as the paper does; `'concatenated'` puts
+            all sines before all cosines, the same columns in another order, as some published
+            checkpoints have them.
 
     Returns:
         `[..., embed_dim]`.

@@ -1,4 +1,4 @@
-"""Equal layers on top of each other: one set of parameters stacked over depth, one compiled body."""
+"""Equal layers on top of each other: parameters stacked over depth, one compiled body."""
 
 from typing import Any, Literal
 
@@ -18,14 +18,16 @@ _POLICIES = {
 class Stack(nn.Module):
     """`num_layers` copies of `layer`, applied one after the other.
 
-    Every parameter has a leading axis `layers`, whether the layers run in a loop or unrolled: that is only a way to
-    run, not another tree.
+    Every parameter has a leading axis `layers`, whether the layers run in a loop or unrolled: that
+    is only a way to run, not another tree.
 
     Attributes:
         layer: a module with `__call__(x, context) -> x`.
         num_layers: depth.
-        scan: run as a loop (compiles once) or unrolled (compiles `num_layers` bodies, may run faster).
-        remat: what the backward pass computes again: nothing, everything, or all but the matrix products.
+        scan: run as a loop (compiles once) or unrolled (compiles `num_layers` bodies, may run
+            faster).
+        remat: what the backward pass computes again: nothing, everything, or all but the matrix
+            products.
     """
 
     layer: nn.Module
@@ -40,13 +42,14 @@ class Stack(nn.Module):
             return layer(x, context), None
 
         if self.remat != 'none':
-            # Inside a loop nothing can be merged with the forward pass, and the barrier against it would cost.
+            # Inside a loop nothing can be merged with the forward pass, and the barrier against it
+            # would cost.
             body = nn.remat(body, prevent_cse=not self.scan, policy=_POLICIES[self.remat])
         run = nn.scan(
             body,
             variable_axes={'params': 0, 'intermediates': 0},
             split_rngs={'params': True, 'dropout': True},
-            in_axes=nn.broadcast,
+            in_axes=nn.broadcast,  # pyright: ignore[reportArgumentType]
             length=self.num_layers,
             unroll=1 if self.scan else self.num_layers,
             metadata_params={nn.PARTITION_NAME: 'layers'},
@@ -54,7 +57,7 @@ class Stack(nn.Module):
         return run(self.layer, x, context)[0]
 
     def unstacked(self) -> list[Any]:
-        """The layers one by one, bound to their slices of the parameters, to call any of their methods.
+        """The layers one by one, bound to their slices of the parameters, ready for any method.
 
         Decoding wants this: a loop over depth would copy every cache at every step.
         """

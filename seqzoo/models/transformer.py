@@ -1,20 +1,22 @@
-"""The Transformer encoder-decoder (Vaswani et al. 2017, "Attention Is All You Need", arXiv:1706.03762).
+"""The Transformer (Vaswani et al. 2017, "Attention Is All You Need", arXiv:1706.03762).
 
 With post-norm residuals (the paper's, section 5.4) every sublayer computes
 
     x <- LayerNorm(x + Dropout(Sublayer(x)))
 
-and with pre-norm residuals (Xiong et al. 2020, arXiv:2002.04745), which train without warm-up and deeper,
+and with pre-norm residuals (Xiong et al. 2020, arXiv:2002.04745), which train without warm-up and
+deeper,
 
     x <- x + Dropout(Sublayer(LayerNorm(x)))
 
-followed by one more LayerNorm at the end of each stack. The sublayers of an encoder layer are self-attention and a
-feed-forward layer; a decoder layer has causal self-attention, attention to the encoder's output, and a feed-forward
-layer. What enters a stack is `Dropout(sqrt(embed_dim) * embedding(token) + position)`. The softmax shares its matrix
-with the embeddings (section 3.4).
+followed by one more LayerNorm at the end of each stack. The sublayers of an encoder layer are
+self-attention and a feed-forward layer; a decoder layer has causal self-attention, attention to the
+encoder's output, and a feed-forward layer. What enters a stack is `Dropout(sqrt(embed_dim) *
+embedding(token) + position)`. The softmax shares its matrix with the embeddings (section 3.4).
 
-Deviations from the paper as published: none by default. Its authors' code later moved to pre-norm, dropout of
-attention weights and of the hidden feed-forward units, and concatenated sinusoids; all are options here.
+Deviations from the paper as published: none by default. Its authors' code later moved to pre-norm,
+dropout of attention weights and of the hidden feed-forward units, and concatenated sinusoids; all
+are options here.
 
 The defaults are the base model; `embed_dim=1024, mlp_dim=4096, num_heads=16` is the big one.
 """
@@ -30,10 +32,10 @@ from flax import linen as nn
 from seqzoo.layers.attention import Implementation
 from seqzoo.layers.dropout import Dropout
 from seqzoo.layers.embedding import Embedding
-from seqzoo.layers.feedforward import Activation, FeedForward
+from seqzoo.layers.feedforward import Activation
 from seqzoo.layers.linear import Linear
 from seqzoo.layers.masks import ancestry_mask, causal_mask
-from seqzoo.layers.multi_head_attention import KeysValues, MultiHeadAttention
+from seqzoo.layers.multi_head_attention import KeysValues
 from seqzoo.layers.normalization import LayerNorm
 from seqzoo.layers.positions import (
     LearnedPositions,
@@ -42,6 +44,13 @@ from seqzoo.layers.positions import (
     sinusoids,
 )
 from seqzoo.layers.stack import Remat, Stack
+from seqzoo.layers.transformer_layers import (
+    Context,
+    DecoderLayer,
+    EncoderLayer,
+    LayerConfig,
+    Norm,
+)
 from seqzoo.models.base import ConfigError, LMOutput, ModelConfig
 from seqzoo.parallel.axes import constrain, named
 
@@ -51,8 +60,8 @@ class TransformerConfig(ModelConfig):
     """Hyperparameters of the Transformer; the defaults are the paper's base model.
 
     Attributes:
-        vocab_size: target vocabulary, and the source's too unless `source_vocab_size` says otherwise; `None` is filled
-            in from the tokenizer.
+        vocab_size: target vocabulary, and the source's too unless `source_vocab_size` says
+            otherwise; `None` is filled in from the tokenizer.
         source_vocab_size: source vocabulary where it differs; needs `tie='decoder'` or `'none'`.
         num_layers: layers of the encoder and of the decoder (N).
         num_encoder_layers: layers of the encoder, if not `num_layers`.
@@ -62,25 +71,31 @@ class TransformerConfig(ModelConfig):
         num_heads: attention heads (h).
         key_dim: width of queries and keys per head (d_k); `None` is `embed_dim / num_heads`.
         value_dim: width of values per head (d_v); `None` is `embed_dim / num_heads`.
-        dropout_rate: dropout on each sublayer's output and on the sums of embeddings and positions (P_drop).
+        dropout_rate: dropout on each sublayer's output and on the sums of embeddings and positions
+            (P_drop).
         attention_dropout_rate: dropout of attention weights; the paper has none.
         mlp_dropout_rate: dropout of the hidden feed-forward units; the paper has none.
-        norm: `'post'` normalises after each residual sum, as the paper; `'pre'` before each sublayer.
+        norm: `'post'` normalises after each residual sum, as the paper; `'pre'` before each
+            sublayer.
         norm_epsilon: added to the variance in layer normalisation.
         positions: `'sinusoidal'`, or `'learned'` up to `max_length`.
-        sinusoid_layout: `'interleaved'` sine and cosine, as the paper; `'concatenated'`, as some checkpoints.
+        sinusoid_layout: `'interleaved'` sine and cosine, as the paper; `'concatenated'`, as some
+            checkpoints.
         max_length: longest source or target; needed by learned positions, otherwise unused.
-        tie: which of the source embedding, the target embedding and the matrix before the softmax are one: `'all'`
-            three, the `'decoder'`'s two, or `'none'`.
+        tie: which of the source embedding, the target embedding and the matrix before the softmax
+            are one: `'all'` three, the `'decoder'`'s two, or `'none'`.
         scale_embeddings: multiply embeddings by `sqrt(embed_dim)`.
         attention_bias: biases in the four attention projections; the paper has none.
         mlp_activation: non-linearity of the feed-forward layers.
         final_logit_bias: a bias on the logits; the paper has none, some checkpoints do.
-        dtype: dtype of activations; parameters, normalisation, softmax and logits are float32 in any case.
-        scan_layers: run the layers as a loop (compiles once) or unrolled; the parameters are the same.
-        remat: what the backward pass computes again to save memory: nothing, everything in a layer, or all but its
-            matrix products (`'dots'`).
-        attention_implementation: `'auto'`, `'xla'`, or a fused kernel: `'splash'` on TPU, `'cudnn'` on GPU.
+        dtype: dtype of activations; parameters, normalisation, softmax and logits are float32 in
+            any case.
+        scan_layers: run the layers as a loop (compiles once) or unrolled; the parameters are the
+            same.
+        remat: what the backward pass computes again to save memory: nothing, everything in a layer,
+            or all but its matrix products (`'dots'`).
+        attention_implementation: `'auto'`, `'xla'`, or a fused kernel: `'splash'` on TPU, `'cudnn'`
+            on GPU.
     """
 
     vocab_size: int | None = None
@@ -96,7 +111,7 @@ class TransformerConfig(ModelConfig):
     dropout_rate: float = 0.1
     attention_dropout_rate: float = 0.0
     mlp_dropout_rate: float = 0.0
-    norm: Literal['post', 'pre'] = 'post'
+    norm: Norm = 'post'
     norm_epsilon: float = 1e-6
     positions: Literal['sinusoidal', 'learned'] = 'sinusoidal'
     sinusoid_layout: SinusoidLayout = 'interleaved'
@@ -132,13 +147,13 @@ class TransformerConfig(ModelConfig):
             raise ConfigError("positions 'learned' need max_length: set it to the longest sentence")
         if self.tie == 'all' and self.source_vocab_size not in (None, self.vocab_size):
             raise ConfigError(
-                f"tie 'all' shares one table, but source_vocab_size {self.source_vocab_size} differs from "
-                f"vocab_size {self.vocab_size}: use tie 'decoder', or a joint vocabulary"
+                f"tie 'all' shares one table, but source_vocab_size {self.source_vocab_size} "
+                f"differs from vocab_size {self.vocab_size}: use tie 'decoder' or one vocabulary"
             )
         if self.attention_dropout_rate and self.attention_implementation in ('splash', 'cudnn'):
             raise ConfigError(
-                f'attention_implementation {self.attention_implementation!r} has no dropout of attention weights: '
-                "set attention_dropout_rate to 0 or attention_implementation to 'auto'"
+                f'attention_implementation {self.attention_implementation!r} cannot drop attention '
+                "weights: set attention_dropout_rate to 0 or attention_implementation to 'auto'"
             )
 
     def build(self) -> 'Transformer':
@@ -148,6 +163,25 @@ class TransformerConfig(ModelConfig):
                 'vocab_size is open: set it, or prepare the data, whose tokenizer has one'
             )
         return Transformer(self)
+
+    def layer(self) -> LayerConfig:
+        """What concerns a single layer, head widths filled in."""
+        return LayerConfig(
+            embed_dim=self.embed_dim,
+            mlp_dim=self.mlp_dim,
+            num_heads=self.num_heads,
+            key_dim=self.key_dim or self.embed_dim // self.num_heads,
+            value_dim=self.value_dim or self.embed_dim // self.num_heads,
+            dropout_rate=self.dropout_rate,
+            attention_dropout_rate=self.attention_dropout_rate,
+            mlp_dropout_rate=self.mlp_dropout_rate,
+            norm=self.norm,
+            norm_epsilon=self.norm_epsilon,
+            attention_bias=self.attention_bias,
+            mlp_activation=self.mlp_activation,
+            dtype=jnp.dtype(self.dtype),
+            attention_implementation=self.attention_implementation,
+        )
 
     @classmethod
     def tiny(cls) -> Self:
@@ -162,25 +196,8 @@ class TransformerConfig(ModelConfig):
 
 
 @flax.struct.dataclass
-class Context:
-    """What every layer of a stack is given besides the stream it transforms.
-
-    Attributes:
-        segments: `[batch, length]` of the stream, or `None`: every position is real.
-        memory: decoder only: `[batch, source_length, embed]`, the encoder's output.
-        memory_segments: `[batch, source_length]`, or `None`.
-        train: whether dropout is on.
-    """
-
-    segments: jax.Array | None = None
-    memory: jax.Array | None = None
-    memory_segments: jax.Array | None = None
-    train: bool = flax.struct.field(pytree_node=False, default=False)
-
-
-@flax.struct.dataclass
 class TransformerMemory:
-    """An encoded source, projected once for every decoder layer. It has no beam axis: all beams share it.
+    """An encoded source, projected once for each decoder layer; all beams share it.
 
     Attributes:
         layers: keys and values for each decoder layer.
@@ -198,8 +215,9 @@ class TransformerCache:
     Attributes:
         layers: keys and values of each decoder layer; `max_length` slots, or `max_length * beams`.
         position: int32 scalar, the number of time steps read.
-        ancestry: `None` without beams; else `[batch, beams, max_length]` int32: in which beam's slot each hypothesis
-            stood at each time step. Slots never move: reordering the beams only permutes this table.
+        ancestry: `None` without beams; else `[batch, beams, max_length]` int32: in which beam's
+            slot each hypothesis stood at each time step. Slots never move: reordering the beams
+            only permutes this table.
     """
 
     layers: tuple[KeysValues, ...]
@@ -207,144 +225,15 @@ class TransformerCache:
     ancestry: jax.Array | None = None
 
 
-class Residual(nn.Module):
-    """One residual connection around a sublayer, pre-norm or post-norm.
-
-    Use: `update = sublayer(residual.read(x))`, then `x = residual.write(x, update, train)`.
-    """
-
-    config: TransformerConfig
-
-    def setup(self) -> None:
-        self.layer_norm = LayerNorm(self.config.norm_epsilon)
-        self.dropout = Dropout(self.config.dropout_rate)
-
-    def read(self, x: jax.Array) -> jax.Array:
-        """What the sublayer sees of the stream."""
-        return self.layer_norm(x) if self.config.norm == 'pre' else x
-
-    def write(self, x: jax.Array, update: jax.Array, train: bool = False) -> jax.Array:
-        """The stream after the sublayer."""
-        x = x + self.dropout(update, train)
-        x = self.layer_norm(x) if self.config.norm == 'post' else x
-        return constrain(x, 'batch', 'length', 'embed')
-
-
-class EncoderLayer(nn.Module):
-    """Self-attention and a feed-forward layer."""
-
-    config: TransformerConfig
-
-    def setup(self) -> None:
-        self.self_attention = _attention(self.config)
-        self.self_attention_residual = Residual(self.config)
-        self.feed_forward = _feed_forward(self.config)
-        self.feed_forward_residual = Residual(self.config)
-
-    def __call__(self, x: jax.Array, context: Context) -> jax.Array:
-        """`[batch, length, embed]` to the same shape."""
-        h = self.self_attention_residual.read(x)
-        h = self.self_attention(
-            h,
-            h,
-            query_segments=context.segments,
-            key_segments=context.segments,
-            train=context.train,
-        )
-        x = self.self_attention_residual.write(x, h, context.train)
-        h = self.feed_forward(self.feed_forward_residual.read(x), context.train)
-        return self.feed_forward_residual.write(x, h, context.train)
-
-
-class DecoderLayer(nn.Module):
-    """Causal self-attention, attention to the memory, and a feed-forward layer."""
-
-    config: TransformerConfig
-
-    def setup(self) -> None:
-        self.self_attention = _attention(self.config)
-        self.self_attention_residual = Residual(self.config)
-        self.cross_attention = _attention(self.config)
-        self.cross_attention_residual = Residual(self.config)
-        self.feed_forward = _feed_forward(self.config)
-        self.feed_forward_residual = Residual(self.config)
-
-    def __call__(self, x: jax.Array, context: Context) -> jax.Array:
-        """`[batch, length, embed]` to the same shape, the whole target at once."""
-        h = self.self_attention_residual.read(x)
-        h = self.self_attention(
-            h,
-            h,
-            query_segments=context.segments,
-            key_segments=context.segments,
-            causal=True,
-            train=context.train,
-        )
-        x = self.self_attention_residual.write(x, h, context.train)
-        h = self.cross_attention(
-            self.cross_attention_residual.read(x),
-            context.memory,
-            query_segments=None if context.memory_segments is None else context.segments,
-            key_segments=context.memory_segments,
-            train=context.train,
-        )
-        x = self.cross_attention_residual.write(x, h, context.train)
-        h = self.feed_forward(self.feed_forward_residual.read(x), context.train)
-        return self.feed_forward_residual.write(x, h, context.train)
-
-    def project_memory(self, features: jax.Array) -> KeysValues:
-        """Keys and values of the encoder's output, for `extend`."""
-        return self.cross_attention.project(features)
-
-    def empty_cache(self, batch: int, slots: int) -> KeysValues:
-        """Room for `slots` decoded tokens."""
-        return self.self_attention.empty_cache(batch, slots)
-
-    def extend(
-        self,
-        x: jax.Array,
-        memory: KeysValues,
-        memory_mask: jax.Array | None,
-        cache: KeysValues,
-        slot: jax.Array,
-        mask: jax.Array,
-    ) -> tuple[jax.Array, KeysValues]:
-        """`[batch, n, embed]` new tokens; `mask` says what they see of the cache."""
-        h = self.self_attention_residual.read(x)
-        h, cache = self.self_attention.extend(h, cache, slot, mask)
-        x = self.self_attention_residual.write(x, h)
-        h = self.cross_attention_residual.read(x)
-        h = self.cross_attention.attend(h, memory, memory_mask)
-        x = self.cross_attention_residual.write(x, h)
-        h = self.feed_forward(self.feed_forward_residual.read(x))
-        return self.feed_forward_residual.write(x, h), cache
-
-
-def _attention(c: TransformerConfig) -> MultiHeadAttention:
-    return MultiHeadAttention(
-        num_heads=c.num_heads,
-        key_dim=c.key_dim or c.embed_dim // c.num_heads,
-        value_dim=c.value_dim or c.embed_dim // c.num_heads,
-        embed_dim=c.embed_dim,
-        use_bias=c.attention_bias,
-        dropout_rate=c.attention_dropout_rate,
-        implementation=c.attention_implementation,
-        dtype=jnp.dtype(c.dtype),
-    )
-
-
-def _feed_forward(c: TransformerConfig) -> FeedForward:
-    return FeedForward(c.mlp_dim, c.mlp_activation, c.mlp_dropout_rate, jnp.dtype(c.dtype))
-
-
 class Transformer(nn.Module):
-    """The encoder-decoder; satisfies `models.base.Seq2Seq`. Build it with `TransformerConfig(...).build()`."""
+    """The encoder-decoder, a `models.base.Seq2Seq`. `TransformerConfig(...).build()` makes it."""
 
     config: TransformerConfig
 
     def setup(self) -> None:
+        """Declares embeddings, stacks and the matrix before the softmax."""
         c = self.config
-        dtype = jnp.dtype(c.dtype)
+        dtype, layer = jnp.dtype(c.dtype), c.layer()
         assert c.vocab_size is not None
 
         def embedding(size: int) -> Embedding:
@@ -361,10 +250,10 @@ class Transformer(nn.Module):
             self.target_positions = LearnedPositions(c.max_length, c.embed_dim)
         self.embedding_dropout = Dropout(c.dropout_rate)
         self.encoder = Stack(
-            EncoderLayer(c), c.num_encoder_layers or c.num_layers, c.scan_layers, c.remat
+            EncoderLayer(layer), c.num_encoder_layers or c.num_layers, c.scan_layers, c.remat
         )
         self.decoder = Stack(
-            DecoderLayer(c), c.num_decoder_layers or c.num_layers, c.scan_layers, c.remat
+            DecoderLayer(layer), c.num_decoder_layers or c.num_layers, c.scan_layers, c.remat
         )
         if c.norm == 'pre':
             self.encoder_norm = LayerNorm(c.norm_epsilon)
@@ -391,9 +280,11 @@ class Transformer(nn.Module):
         Args:
             source: `[batch, source_length]` int32 ids.
             target: `[batch, target_length]` int32 ids that the decoder reads: shifted already.
-            source_segments: `[batch, source_length]`: 1, 2, ... for packed sentences, 0 for padding; `None`: all real.
+            source_segments: `[batch, source_length]`: 1, 2, ... for packed sentences, 0 for
+                padding; `None`: all real.
             target_segments: the same for the target; target segment 2 reads source segment 2.
-            source_positions: `[batch, source_length]`; `None` counts from the start of each segment.
+            source_positions: `[batch, source_length]`; `None` counts from the start of each
+                segment.
             target_positions: the same for the target.
             train: whether dropout is on (it draws from the `'dropout'` stream).
         """
@@ -436,7 +327,7 @@ class Transformer(nn.Module):
     def extend(
         self, tokens: jax.Array, memory: TransformerMemory, cache: TransformerCache
     ) -> tuple[jax.Array, TransformerCache]:
-        """Reads `tokens` `[batch, n]` after what the cache holds; float32 logits `[batch, n, vocab]`."""
+        """Reads `tokens` `[batch, n]` after what the cache holds; logits `[batch, n, vocab]`."""
         now, length = cache.position, tokens.shape[1]
         mask = causal_mask(length, cache.layers[0].keys.shape[2], offset=now)
         positions = now + jnp.arange(length, dtype=jnp.int32)
@@ -449,7 +340,8 @@ class Transformer(nn.Module):
         """An empty cache for `max_length` time steps of `beams` hypotheses per source."""
         cache = self.init_cache(memory, max_length * beams)
         batch = memory.layers[0].keys.shape[0]
-        return cache.replace(ancestry=jnp.zeros((batch, beams, max_length), jnp.int32))
+        ancestry = jnp.zeros((batch, beams, max_length), jnp.int32)
+        return TransformerCache(cache.layers, cache.position, ancestry)
 
     def extend_beams(
         self,
@@ -462,9 +354,11 @@ class Transformer(nn.Module):
 
         Args:
             tokens: `[batch, beams]`: the token that each hypothesis ends with.
-            parents: `[batch, beams]`: the beam, in the previous call, that each hypothesis continues.
+            parents: `[batch, beams]`: the beam, in the previous call, that each hypothesis
+                continues.
             memory: from `encode`, without a beam axis.
-            cache: from `init_beam_cache` or the previous call. Keys and values stay where they were written.
+            cache: from `init_beam_cache` or the previous call. Keys and values stay where they were
+                written.
 
         Returns:
             Float32 logits `[batch, beams, vocab]` of the next token, and the cache.
@@ -534,8 +428,8 @@ class Transformer(nn.Module):
         if c.positions == 'learned':
             if c.max_length is not None and length > c.max_length:
                 raise ConfigError(
-                    f'{side} has {length} positions, but positions are learned up to max_length {c.max_length}: '
-                    'raise max_length or shorten the data'
+                    f'{side} has {length} positions, but they are learned up to max_length '
+                    f'{c.max_length}: raise max_length or shorten the data'
                 )
             table = self.source_positions if side == 'source' else self.target_positions
             where = table(positions)
