@@ -1,0 +1,171 @@
+"""Floating-point operations of a forward pass, by formula and by part of the model.
+
+One multiplication and one addition are two operations, so a product of `[m, k]` and `[k, n]` costs
+`2 m n k`. Only matrix products and convolutions are counted, as the literature does: normalization,
+softmax, activations and table look-ups are a few percent at the usual widths and bound by memory.
+Attention is charged for the whole rectangle of queries and keys, masked or not, which is what a
+dense kernel computes.
+
+These are formulas because XLA's cost analysis counts the body of a scan once, however often it
+runs.
+"""
+
+import dataclasses
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from seqzoo.models.transformer import TransformerConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class Flops:
+    """Operations of one forward pass over one batch; parts that a model lacks stay 0.
+
+    Attributes:
+        embedding: input projections; a table look-up multiplies nothing and costs 0.
+        attention_projections: queries, keys, values and outputs.
+        attention_scores: queries times keys, and weights times values; the part that grows with
+            length squared.
+        feed_forward: the position-wise layers.
+        recurrent: input and state products of recurrent cells.
+        convolution: convolutions inside the body of the model.
+        logits: the output projection.
+    """
+
+    embedding: int = 0
+    attention_projections: int = 0
+    attention_scores: int = 0
+    feed_forward: int = 0
+    recurrent: int = 0
+    convolution: int = 0
+    logits: int = 0
+
+    @property
+    def parts(self) -> dict[str, int]:
+        """The parts in the order of the model, zeros included."""
+        return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+
+    @property
+    def forward(self) -> int:
+        """Operations of one forward pass."""
+        return sum(self.parts.values())
+
+    @property
+    def layers(self) -> int:
+        """The forward pass between embeddings and logits: what rematerialisation runs again."""
+        return self.forward - self.embedding - self.logits
+
+    def training(self, *, remat: bool = False) -> int:
+        """Operations of one training step.
+
+        The backward pass has two products for each one forward (for the inputs and for the
+        weights), hence three times the forward pass; with `remat` the layers run forward once more.
+        """
+        return 3 * self.forward + (self.layers if remat else 0)
+
+    def __add__(self, other: 'Flops') -> 'Flops':
+        return Flops(**{name: count + other.parts[name] for name, count in self.parts.items()})
+
+    def __mul__(self, times: int) -> 'Flops':
+        return Flops(**{name: count * times for name, count in self.parts.items()})
+
+    __rmul__ = __mul__
+
+
+def matmul_flops(m: int, n: int, k: int) -> int:
+    """`[m, k] @ [k, n]`: one multiplication and one addition for each of `m n k` terms."""
+    return 2 * m * n * k
+
+
+def attention_flops(
+    *,
+    batch: int,
+    query_length: int,
+    key_length: int,
+    embed_dim: int,
+    num_heads: int,
+    key_dim: int,
+    value_dim: int,
+    num_kv_heads: int | None = None,
+) -> Flops:
+    """One multi-head attention layer; keys and values are projected from `key_length` positions.
+
+    Args:
+        batch: rows.
+        query_length: positions that attend.
+        key_length: positions attended to; equal to `query_length` in self-attention.
+        embed_dim: width of the residual stream.
+        num_heads: heads of the queries.
+        key_dim: width of one head's queries and keys.
+        value_dim: width of one head's values.
+        num_kv_heads: heads of keys and values where groups of queries share them; default
+            `num_heads`.
+    """
+    kv_heads = num_heads if num_kv_heads is None else num_kv_heads
+    queries, keys = batch * query_length, batch * key_length
+    query = matmul_flops(queries, num_heads * key_dim, embed_dim)
+    key_value = matmul_flops(keys, kv_heads * (key_dim + value_dim), embed_dim)
+    output = matmul_flops(queries, embed_dim, num_heads * value_dim)
+    scores = batch * num_heads * matmul_flops(query_length, key_length, key_dim)
+    mixture = batch * num_heads * matmul_flops(query_length, value_dim, key_length)
+    return Flops(
+        attention_projections=query + key_value + output, attention_scores=scores + mixture
+    )
+
+
+def feed_forward_flops(*, tokens: int, embed_dim: int, mlp_dim: int, gated: bool = False) -> Flops:
+    """A position-wise layer in and out of `mlp_dim`; `gated` ones have two matrices in."""
+    products = 3 if gated else 2
+    return Flops(feed_forward=products * matmul_flops(tokens, mlp_dim, embed_dim))
+
+
+def logits_flops(*, tokens: int, embed_dim: int, vocab_size: int) -> Flops:
+    """The output projection at `tokens` positions."""
+    return Flops(logits=matmul_flops(tokens, vocab_size, embed_dim))
+
+
+def transformer_flops(
+    config: 'TransformerConfig', *, batch: int, source_length: int, target_length: int
+) -> Flops:
+    """The encoder-decoder of Vaswani et al. 2017 (section 3), logits at every target position.
+
+    Raises:
+        ValueError: the configuration leaves its vocabulary open.
+    """
+    if config.vocab_size is None:
+        raise ValueError('vocab_size is still open; FLOPs need the size of the vocabulary')
+    head_dim = config.embed_dim // config.num_heads
+    key_dim = head_dim if config.key_dim is None else config.key_dim
+    value_dim = head_dim if config.value_dim is None else config.value_dim
+    encoder, decoder = (
+        config.num_layers if override is None else override
+        for override in (config.num_encoder_layers, config.num_decoder_layers)
+    )
+
+    def attention(query_length: int, key_length: int) -> Flops:
+        return attention_flops(
+            batch=batch,
+            query_length=query_length,
+            key_length=key_length,
+            embed_dim=config.embed_dim,
+            num_heads=config.num_heads,
+            key_dim=key_dim,
+            value_dim=value_dim,
+        )
+
+    def feed_forward(length: int) -> Flops:
+        return feed_forward_flops(
+            tokens=batch * length, embed_dim=config.embed_dim, mlp_dim=config.mlp_dim
+        )
+
+    encoder_layer = attention(source_length, source_length) + feed_forward(source_length)
+    decoder_layer = (
+        attention(target_length, target_length)
+        + attention(target_length, source_length)
+        + feed_forward(target_length)
+    )
+    logits = logits_flops(
+        tokens=batch * target_length, embed_dim=config.embed_dim, vocab_size=config.vocab_size
+    )
+    return encoder * encoder_layer + decoder * decoder_layer + logits
