@@ -1,8 +1,8 @@
 """What a batch holds, what a plan of batches promises, and the configuration of both.
 
-A *plan* says which examples take part in which step. It is a pure function of (seed, epoch, stored lengths), computed
-alike by every process, so the position in the data is the step number and nothing else: any number of devices or
-processes goes on from a checkpoint exactly.
+A *plan* says which examples take part in which step. It is a pure function of (seed, epoch, stored
+lengths), computed alike by every process, so the position in the data is the step number and
+nothing else: any number of devices or processes goes on from a checkpoint exactly.
 """
 
 from dataclasses import dataclass
@@ -20,20 +20,24 @@ class BatchConfig:
     """How sentences become batches of a few fixed shapes. Lengths count the end marker.
 
     Attributes:
-        tokens: budget of padded target tokens per step, over all devices: rows times length never exceeds it.
+        tokens: budget of padded target tokens per step, over all devices: rows times length never
+            exceeds it.
         max_length: longest sentence of training, either side; the longest bucket.
-        buckets: the lengths of the buckets, ascending, the last one `max_length`; None makes a geometric ladder.
-        fitted_buckets: instead of `buckets`, this many lengths, chosen so that the stored lengths need the least
-            padding.
-        length_multiple: bucket lengths that we choose are multiples of this; 8 suits the accelerators.
+        buckets: the lengths of the buckets, ascending, the last one `max_length`; None makes a
+            geometric ladder.
+        fitted_buckets: instead of `buckets`, this many lengths, chosen so that the stored lengths
+            need the least padding.
+        length_multiple: bucket lengths that we choose are multiples of this; 8 suits the
+            accelerators.
         packing: several sentences in each row, kept apart by segments, all batches of one shape.
         pack_length: length of a packed row; None is `max_length`.
-        long_sentences: what training does with a pair longer than `max_length`: 'drop' it and count, 'truncate' both
-            sides, or 'refuse' the data.
-        empty_lines: what training does with a pair of which one side has no tokens: 'drop' it and count, or 'keep'.
+        long_sentences: what training does with a pair longer than `max_length`: 'drop' it and
+            count, 'truncate' both sides, or 'refuse' the data.
+        empty_lines: what training does with a pair of which one side has no tokens: 'drop' it and
+            count, or 'keep'.
         evaluation_rows: most rows in a batch of evaluation; None lets the budget of tokens decide.
-        evaluation_max_length: evaluation never drops; it adds buckets up to this length and truncates only beyond,
-            counted. None is four times `max_length`.
+        evaluation_max_length: evaluation never drops; it adds buckets up to this length and
+            truncates only beyond, counted. None is four times `max_length`.
     """
 
     tokens: int = 4096
@@ -51,15 +55,18 @@ class BatchConfig:
     def __post_init__(self) -> None:
         longest = (self.pack_length or self.max_length) if self.packing else self.max_length
         if self.max_length < 2:
-            raise UserError(f'batch.max_length is {self.max_length}; a token and its end marker need at least 2')
+            raise UserError(
+                f'batch.max_length is {self.max_length}; a token and its end marker need at least 2'
+            )
         if self.tokens < longest:
             raise UserError(
-                f'batch.tokens is {self.tokens}, less than one row of {longest}; raise it or lower batch.max_length'
+                f'batch.tokens is {self.tokens}, less than one row of {longest}; raise it or lower '
+                'batch.max_length'
             )
         if self.packing and longest < self.max_length:
             raise UserError(
-                f'batch.pack_length is {longest} but sentences may have batch.max_length {self.max_length}; make '
-                'rows at least as long as sentences'
+                f'batch.pack_length is {longest} but sentences may have batch.max_length '
+                f'{self.max_length}; make rows at least as long as sentences'
             )
         if self.buckets is not None:
             self._check_buckets(self.buckets)
@@ -70,15 +77,18 @@ class BatchConfig:
         if self.length_multiple < 1:
             raise UserError(f'batch.length_multiple is {self.length_multiple}; choose at least 1')
         if self.long_sentences not in ('drop', 'truncate', 'refuse'):
-            raise UserError(f"batch.long_sentences is {self.long_sentences!r}; choose 'drop', 'truncate' or 'refuse'")
+            raise UserError(
+                f"batch.long_sentences is {self.long_sentences!r}; choose 'drop', 'truncate' or "
+                "'refuse'"
+            )
         if self.empty_lines not in ('drop', 'keep'):
             raise UserError(f"batch.empty_lines is {self.empty_lines!r}; choose 'drop' or 'keep'")
         if self.evaluation_rows is not None and self.evaluation_rows < 1:
             raise UserError(f'batch.evaluation_rows is {self.evaluation_rows}; choose at least 1')
         if self.evaluation_max_length is not None and self.evaluation_max_length < self.max_length:
             raise UserError(
-                f'batch.evaluation_max_length is {self.evaluation_max_length}, less than batch.max_length '
-                f'{self.max_length}; raise it or leave it out'
+                f'batch.evaluation_max_length is {self.evaluation_max_length}, less than '
+                f'batch.max_length {self.max_length}; raise it or leave it out'
             )
 
     def _check_buckets(self, buckets: tuple[int, ...]) -> None:
@@ -86,7 +96,8 @@ class BatchConfig:
             raise UserError(f'batch.buckets is {buckets}; give positive lengths in ascending order')
         if buckets[-1] != self.max_length:
             raise UserError(
-                f'batch.buckets ends at {buckets[-1]} but batch.max_length is {self.max_length}; make them equal'
+                f'batch.buckets ends at {buckets[-1]} but batch.max_length is {self.max_length}; '
+                'make them equal'
             )
 
 
@@ -128,7 +139,8 @@ class PlannedBatch:
         step: number of the step.
         bucket: index into the plan's `shapes`.
         shape: the batch's shape; rows without an example are fill rows.
-        example_ids: `[rows]` int64 with -1 for fill rows, or `[rows, slots]` with -1 for unused slots if packed.
+        example_ids: `[rows]` int64 with -1 for fill rows, or `[rows, slots]` with -1 for unused
+            slots if packed.
         examples: `[examples]` int64 numbers of the examples.
         row: `[examples]` the row of each.
         segment: `[examples]` 1, 2, ... within its row.
@@ -168,21 +180,33 @@ class Plan(Protocol):
     """A function from step to batch, with everything about its shapes known beforehand."""
 
     @property
-    def steps_per_epoch(self) -> int: ...
+    def steps_per_epoch(self) -> int:
+        """Batches in an epoch, the same in all."""
+        ...
 
     @property
-    def shapes(self) -> tuple[BatchShape, ...]: ...
+    def shapes(self) -> tuple[BatchShape, ...]:
+        """Every shape that a batch can have: one compilation each."""
+        ...
 
     @property
-    def selection(self) -> Selection: ...
+    def selection(self) -> Selection:
+        """The examples used, and counts of those left out."""
+        ...
 
     @property
-    def padding(self) -> Padding: ...
+    def padding(self) -> Padding:
+        """Share of positions without a token."""
+        ...
 
-    def batch(self, step: int) -> PlannedBatch: ...
+    def batch(self, step: int) -> PlannedBatch:
+        """The batch of a step, counted from 0 over all epochs; any step, in any order."""
+        ...
 
 
-def select_examples(source_lengths: np.ndarray, target_lengths: np.ndarray, config: BatchConfig) -> Selection:
+def select_examples(
+    source_lengths: np.ndarray, target_lengths: np.ndarray, config: BatchConfig
+) -> Selection:
     """Applies the policies for empty and long sentences.
 
     Args:
@@ -196,7 +220,9 @@ def select_examples(source_lengths: np.ndarray, target_lengths: np.ndarray, conf
     source = np.asarray(source_lengths, np.int32) + 1
     target = np.asarray(target_lengths, np.int32) + 1
     if source.shape != target.shape:
-        raise UserError(f'the source has {len(source)} sentences and the target {len(target)}; they must match')
+        raise UserError(
+            f'the source has {len(source)} sentences and the target {len(target)}; they must match'
+        )
     empty = (source == 1) | (target == 1)
     if config.empty_lines == 'keep':
         empty = np.zeros_like(empty)
@@ -204,16 +230,18 @@ def select_examples(source_lengths: np.ndarray, target_lengths: np.ndarray, conf
     if long.any() and config.long_sentences == 'refuse':
         first = int(np.argmax(long))
         raise UserError(
-            f'{np.count_nonzero(long)} training pairs are longer than batch.max_length {config.max_length}, the first '
-            f'in line {first + 1} with {max(source[first], target[first])} tokens; raise it, or set '
-            '--batch.long-sentences to drop or truncate'
+            f'{np.count_nonzero(long)} training pairs are longer than batch.max_length '
+            f'{config.max_length}, the first in line {first + 1} with '
+            f'{max(source[first], target[first])} tokens; raise it, or set --batch.long-sentences '
+            'to drop or truncate'
         )
     dropped_long = long if config.long_sentences == 'drop' else np.zeros_like(long)
     ids = np.flatnonzero(~(empty | dropped_long))
     if len(ids) == 0:
         raise UserError(
-            f'no training pair is left: {np.count_nonzero(empty)} are empty and {np.count_nonzero(dropped_long)} longer '
-            f'than batch.max_length {config.max_length}; check the files or raise it'
+            f'no training pair is left: {np.count_nonzero(empty)} are empty and '
+            f'{np.count_nonzero(dropped_long)} longer than batch.max_length {config.max_length}; '
+            'check the files or raise it'
         )
     return Selection(
         ids=ids,
@@ -228,19 +256,19 @@ def select_examples(source_lengths: np.ndarray, target_lengths: np.ndarray, conf
 def permutation(count: int, *key: int) -> np.ndarray:
     """`[count]` int64, a permutation of 0, 1, ... that depends on the integers `key` alone.
 
-    `numpy.random.Generator.permutation` may give another order in another version of NumPy; the raw bits of a bit
-    generator may not, and a run must go on in the same order after an upgrade.
+    `numpy.random.Generator.permutation` may give another order in another version of NumPy; the raw
+    bits of a bit generator may not, and a run must go on in the same order after an upgrade.
     """
     bits = np.random.Philox(np.random.SeedSequence([k % 2**64 for k in key])).random_raw(count)
     return np.argsort(bits, kind='stable')
 
 
 def rows_within(tokens: int, length: int) -> int:
-    """The most rows of `length` within a budget, a multiple of 8 where there are as many (devices divide it)."""
+    """The most rows of `length` within a budget; from 8 on a multiple of 8, for the devices."""
     rows = tokens // length
     return rows - rows % 8 if rows >= 8 else rows
 
 
 def evenly(count: int, parts: int) -> np.ndarray:
-    """`[parts + 1]` int64: bounds that cut `count` things into parts whose sizes differ by at most one."""
+    """`[parts + 1]` int64 bounds that cut `count` things into parts equal but for one."""
     return np.arange(parts + 1, dtype=np.int64) * count // parts

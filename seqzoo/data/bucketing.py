@@ -1,4 +1,4 @@
-"""Plans that put sentences of like length together: a short ladder of shapes under a budget of tokens."""
+"""Plans that put sentences of like length together, in a few shapes under a budget of tokens."""
 
 import threading
 
@@ -17,7 +17,9 @@ from seqzoo.data.batching import (
 )
 from seqzoo.errors import UserError
 
-_GROWTH = 1.4  # from one bucket to the next: about 15 % padding for lengths spread evenly inside a bucket
+_GROWTH = (
+    1.4  # from one bucket to the next: about 15 % padding for lengths spread evenly inside a bucket
+)
 
 
 def geometric_ladder(max_length: int, multiple: int = 8) -> tuple[int, ...]:
@@ -29,7 +31,9 @@ def geometric_ladder(max_length: int, multiple: int = 8) -> tuple[int, ...]:
     return tuple(ladder)
 
 
-def fitted_ladder(lengths: np.ndarray, count: int, max_length: int, multiple: int = 8) -> tuple[int, ...]:
+def fitted_ladder(
+    lengths: np.ndarray, count: int, max_length: int, multiple: int = 8
+) -> tuple[int, ...]:
     """The at most `count` bucket lengths that pad the given lengths least.
 
     Exact, by dynamic programming over the multiples of `multiple` up to the longest length.
@@ -40,8 +44,12 @@ def fitted_ladder(lengths: np.ndarray, count: int, max_length: int, multiple: in
         max_length: no bucket is longer.
         multiple: bucket lengths are multiples of it (the last may be `max_length` itself).
     """
-    edges = np.unique(np.minimum(np.arange(1, -(-int(lengths.max()) // multiple) + 1) * multiple, max_length))
-    below = np.searchsorted(np.sort(lengths), edges, side='right')  # sentences that fit into each edge
+    edges = np.unique(
+        np.minimum(np.arange(1, -(-int(lengths.max()) // multiple) + 1) * multiple, max_length)
+    )
+    below = np.searchsorted(
+        np.sort(lengths), edges, side='right'
+    )  # sentences that fit into each edge
     # best[j]: least positions used by all sentences that fit into edge j, with j the last bucket.
     best = below * edges
     previous = [np.full(len(edges), -1)]
@@ -64,10 +72,11 @@ def fitted_ladder(lengths: np.ndarray, count: int, max_length: int, multiple: in
 
 
 class BucketPlan:
-    """Every example once an epoch, in batches of like length, in a new order and company each epoch.
+    """Every example once an epoch, in batches of like length, in new order and company each time.
 
-    The number of batches of each bucket is the same in every epoch, and what is lacking in a bucket's last batch is
-    spread over all its batches, so that no step has a gradient of only a few sentences where others have hundreds.
+    The number of batches of each bucket is the same in every epoch, and what is lacking in a
+    bucket's last batch is spread over all its batches, so that no step has a gradient of only a few
+    sentences where others have hundreds.
 
     Args:
         source_lengths: `[examples]` tokens of each source sentence, without end marker.
@@ -76,14 +85,23 @@ class BucketPlan:
         seed: of the order.
     """
 
-    def __init__(self, source_lengths: np.ndarray, target_lengths: np.ndarray, config: BatchConfig, *, seed: int = 0):
+    def __init__(
+        self,
+        source_lengths: np.ndarray,
+        target_lengths: np.ndarray,
+        config: BatchConfig,
+        *,
+        seed: int = 0,
+    ):
         self.selection = select_examples(source_lengths, target_lengths, config)
         self.seed = seed
         longer = np.maximum(self.selection.source_lengths, self.selection.target_lengths)
         self.ladder = training_ladder(longer, config)
         bucket = np.searchsorted(self.ladder, longer)
         sizes = np.bincount(bucket, minlength=len(self.ladder))
-        self._table = _BatchTable.make(sizes, [rows_within(config.tokens, length) for length in self.ladder])
+        self._table = _BatchTable.make(
+            sizes, [rows_within(config.tokens, length) for length in self.ladder]
+        )
         self.shapes = tuple(
             BatchShape(rows_within(config.tokens, self.ladder[b]), self.ladder[b], self.ladder[b])
             for b in self._table.used
@@ -117,10 +135,16 @@ class BucketPlan:
         with self._lock:  # reading threads ask at the same time; one of them does the work
             if self._epoch is None or self._epoch[0] != epoch:
                 members = np.empty_like(self._members)
-                for bucket, (start, stop) in enumerate(zip(self._bounds[:-1], self._bounds[1:], strict=True)):
+                for bucket, (start, stop) in enumerate(
+                    zip(self._bounds[:-1], self._bounds[1:], strict=True)
+                ):
                     order = permutation(int(stop - start), self.seed, epoch, bucket + 1)
                     members[start:stop] = self._members[start:stop][order]
-                self._epoch = (epoch, members, permutation(self.steps_per_epoch, self.seed, epoch, 0))
+                self._epoch = (
+                    epoch,
+                    members,
+                    permutation(self.steps_per_epoch, self.seed, epoch, 0),
+                )
             return self._epoch[1:]
 
 
@@ -132,17 +156,23 @@ class EvaluationPlan:
 
     Args:
         source_lengths: `[examples]` tokens of each source sentence, without end marker.
-        target_lengths: the same of the other side; None, for prediction, buckets by the source alone.
+        target_lengths: the same of the other side; None, for prediction, buckets by the source
+            alone.
         config: budget and buckets.
     """
 
     steps_per_epoch: int
 
-    def __init__(self, source_lengths: np.ndarray, target_lengths: np.ndarray | None, config: BatchConfig):
+    def __init__(
+        self, source_lengths: np.ndarray, target_lengths: np.ndarray | None, config: BatchConfig
+    ):
         source = np.asarray(source_lengths, np.int32) + 1
         target = source if target_lengths is None else np.asarray(target_lengths, np.int32) + 1
         if source.shape != target.shape:
-            raise UserError(f'the source has {len(source)} sentences and the target {len(target)}; they must match')
+            raise UserError(
+                f'the source has {len(source)} sentences and the target {len(target)}; they must '
+                'match'
+            )
         if len(source) == 0:
             raise UserError('there is nothing to evaluate: the input has no lines')
         limit = config.evaluation_max_length or 4 * config.max_length
@@ -160,7 +190,10 @@ class EvaluationPlan:
             ladder.append(min(2 * ladder[-1], limit))
         bucket = np.searchsorted(ladder, np.minimum(longer, limit))
         sizes = np.bincount(bucket, minlength=len(ladder))
-        rows = [self._rows(length, int(size), config) for length, size in zip(ladder, sizes, strict=True)]
+        rows = [
+            self._rows(length, int(size), config)
+            for length, size in zip(ladder, sizes, strict=True)
+        ]
         self._table = _BatchTable.make(sizes, rows)
         self.shapes = tuple(BatchShape(rows[b], ladder[b], ladder[b]) for b in self._table.used)
         self._members = np.lexsort((longer, bucket)).astype(np.int32)
@@ -184,18 +217,22 @@ class EvaluationPlan:
 
     def batch(self, step: int) -> PlannedBatch:
         """The batch of a step from 0 to `steps_per_epoch - 1`."""
-        place = self.steps_per_epoch - 1 - step  # longest first: what does not fit into memory fails at once
+        place = (
+            self.steps_per_epoch - 1 - step
+        )  # longest first: what does not fit into memory fails at once
         chosen = self._members[self._table.start[place] : self._table.stop[place]]
         bucket = int(self._table.bucket[place])
         return one_per_row(step, bucket, self.shapes[bucket], self.selection, chosen)
 
 
 def training_ladder(longer: np.ndarray, config: BatchConfig) -> tuple[int, ...]:
-    """The bucket lengths that a configuration gives for these lengths (`[examples]`, the longer side)."""
+    """The bucket lengths of a configuration; `longer`: `[examples]` the longer side of each."""
     if config.buckets is not None:
         return config.buckets
     if config.fitted_buckets is not None:
-        return fitted_ladder(longer, config.fitted_buckets, config.max_length, config.length_multiple)
+        return fitted_ladder(
+            longer, config.fitted_buckets, config.max_length, config.length_multiple
+        )
     return geometric_ladder(config.max_length, config.length_multiple)
 
 
@@ -222,7 +259,9 @@ def one_per_row(
     )
 
 
-def measure_padding(selection: Selection, shapes: tuple[BatchShape, ...], counts: np.ndarray) -> Padding:
+def measure_padding(
+    selection: Selection, shapes: tuple[BatchShape, ...], counts: np.ndarray
+) -> Padding:
     """Padding of an epoch in which each shape occurs so many times."""
     source = sum(s.rows * s.source_length * int(n) for s, n in zip(shapes, counts, strict=True))
     target = sum(s.rows * s.target_length * int(n) for s, n in zip(shapes, counts, strict=True))
@@ -233,7 +272,7 @@ def measure_padding(selection: Selection, shapes: tuple[BatchShape, ...], counts
 
 
 class _BatchTable:
-    """For every batch of an epoch: its bucket (counted among those used) and its slice of the bucket order."""
+    """For every batch: its bucket, counted among those used, and its slice of the bucket order."""
 
     def __init__(self, used: list[int], bucket: np.ndarray, start: np.ndarray, stop: np.ndarray):
         self.used = used

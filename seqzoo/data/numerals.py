@@ -1,7 +1,8 @@
 """The embedded corpus: English number words and their German translation, 0 to 999,999.
 
-It needs no download, yet holds what translation needs: German writes the units before the tens, so that attention
-has something to cross, and 'three hundred and forty-two' -> 'dreihundertzweiundvierzig' can be checked by eye.
+It needs no download, yet holds what translation needs: German writes the units before the tens, so
+that attention has something to cross, and 'three hundred and forty-two' ->
+'dreihundertzweiundvierzig' can be checked by eye.
 """
 
 import functools
@@ -23,6 +24,14 @@ def _below_thousand(language: str) -> tuple[str, ...]:
     from num2words import num2words
 
     return tuple(num2words(number, lang=language) for number in range(1000))
+
+
+@functools.lru_cache(maxsize=1)
+def _shuffled(seed: int) -> np.ndarray:
+    """1,000 to 999,999 in the order that decides over the splits."""
+    order = permutation(LIMIT - 1000, seed, 0, 0) + 1000
+    order.flags.writeable = False
+    return order
 
 
 def english(number: int) -> str:
@@ -55,8 +64,9 @@ def numbers(
 ) -> np.ndarray:
     """`[examples]` int64: the numbers of a split; the three splits share none.
 
-    Dev and test are drawn evenly from 1,000 to 999,999. Train holds every number below 1,000, and of the others that
-    are not held out every fourth is a four-digit number or a round thousand, which an even draw would hardly contain.
+    Dev and test are drawn evenly from 1,000 to 999,999. Train holds every number below 1,000, and
+    of the others that are not held out every fourth is a four-digit number or a round thousand,
+    which an even draw would hardly contain.
 
     Raises:
         UserError: an unknown split, or sizes that 1,000,000 numbers cannot give.
@@ -66,7 +76,7 @@ def numbers(
             f'numerals cannot give {train_size} training and twice {held_out} held-out numbers: '
             'choose at least 1000, at least 1, and at most 1000000 together'
         )
-    shuffled = permutation(LIMIT - 1000, seed, 0, 0) + 1000
+    shuffled = _shuffled(seed)
     if split == 'dev':
         return shuffled[:held_out]
     if split == 'test':
@@ -75,7 +85,8 @@ def numbers(
         raise UserError(f"numerals has the splits 'train', 'dev' and 'test', not {split!r}")
     rest = shuffled[2 * held_out :]
     rare = (rest < 10_000) | (rest % 1000 == 0)
-    # Rare numbers first up to a quarter of the places, then the remaining numbers in their shuffled order.
+    # Rare numbers first up to a quarter of the places, then the remaining numbers in their shuffled
+    # order.
     places = train_size - 1000
     chosen = rest[rare][: places // 4]
     common = rest[~rare][: places - len(chosen)]
@@ -107,10 +118,14 @@ def numerals(
     """
     if {source_language, target_language} != set(LANGUAGES):
         raise UserError(
-            f"numerals translates between 'en' and 'de', not from {source_language!r} to {target_language!r}"
+            f"numerals translates between 'en' and 'de', not from {source_language!r} to "
+            f'{target_language!r}'
         )
     drawn = numbers(split, train_size=train_size, held_out=held_out, seed=seed).tolist()
     sides = {'en': [english(n) for n in drawn], 'de': [german(n) for n in drawn]}
     return ParallelText(
-        source=sides[source_language], target=sides[target_language], name=f'numerals {split}', blank=0
+        source=sides[source_language],
+        target=sides[target_language],
+        name=f'numerals {split}',
+        blank=0,
     )

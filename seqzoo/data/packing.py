@@ -1,9 +1,10 @@
 """Plans that put several sentences into each row: one shape, hardly any padding.
 
-Which lengths share a row is decided once, from the counts of the (source, target) length pairs: a *template* says, for
-example, that a row takes pairs of (60, 64), (41, 40) and (27, 24) tokens. Each epoch then deals random sentences of
-these lengths into the templates' slots. So every epoch has the same number of steps, a sentence meets other
-neighbours in each, and the cost of fitting does not grow with the corpus.
+Which lengths share a row is decided once, from the counts of the (source, target) length pairs: a
+*template* says, for example, that a row takes pairs of (60, 64), (41, 40) and (27, 24) tokens. Each
+epoch then deals random sentences of these lengths into the templates' slots. So every epoch has the
+same number of steps, a sentence meets other neighbours in each, and the cost of fitting does not
+grow with the corpus.
 """
 
 import threading
@@ -22,7 +23,9 @@ from seqzoo.data.batching import (
 )
 from seqzoo.data.bucketing import measure_padding
 
-_MOST_LENGTHS = 128  # lengths told apart when fitting; longer rows round lengths up to keep the pairs few
+_MOST_LENGTHS = (
+    128  # lengths told apart when fitting; longer rows round lengths up to keep the pairs few
+)
 
 
 class PackPlan:
@@ -35,7 +38,14 @@ class PackPlan:
         seed: of the order.
     """
 
-    def __init__(self, source_lengths: np.ndarray, target_lengths: np.ndarray, config: BatchConfig, *, seed: int = 0):
+    def __init__(
+        self,
+        source_lengths: np.ndarray,
+        target_lengths: np.ndarray,
+        config: BatchConfig,
+        *,
+        seed: int = 0,
+    ):
         self.selection = select_examples(source_lengths, target_lengths, config)
         self.seed = seed
         length = config.pack_length or config.max_length
@@ -51,11 +61,15 @@ class PackPlan:
         self._epoch: tuple[int, np.ndarray, np.ndarray] | None = None
 
     def _length_pairs(self, length: int) -> tuple[np.ndarray, np.ndarray]:
-        """`[kinds, 2]` distinct length pairs, longest first, and `[kept]` the kind of each example."""
+        """`[kinds, 2]` distinct length pairs, longest first, and `[kept]` the kind of each."""
         coarse = -(-length // _MOST_LENGTHS)
-        pairs = np.stack([self.selection.source_lengths, self.selection.target_lengths], axis=1).astype(np.int64)
+        pairs = np.stack(
+            [self.selection.source_lengths, self.selection.target_lengths], axis=1
+        ).astype(np.int64)
         pairs = np.minimum(-(-pairs // coarse) * coarse, length)
-        code = (pairs.max(axis=1) * 2 * (length + 1) + pairs.sum(axis=1)) * (length + 1) + pairs[:, 0]
+        code = (pairs.max(axis=1) * 2 * (length + 1) + pairs.sum(axis=1)) * (length + 1) + pairs[
+            :, 0
+        ]
         _, first, kind = np.unique(-code, return_index=True, return_inverse=True)
         # At most 2 ** 14 kinds: 16 bits make the stable sort of every epoch a radix sort.
         return pairs[first], kind.reshape(-1).astype(np.uint16)
@@ -106,7 +120,11 @@ class PackPlan:
                 by_kind = mixed[np.argsort(self._kind[mixed], kind='stable')]
                 dealt = np.empty_like(by_kind)
                 dealt[self._slots_by_kind] = by_kind
-                self._epoch = (epoch, dealt, permutation(len(self._row_start) - 1, self.seed, epoch, 0))
+                self._epoch = (
+                    epoch,
+                    dealt,
+                    permutation(len(self._row_start) - 1, self.seed, epoch, 0),
+                )
             return self._epoch[1:]
 
 
@@ -116,11 +134,14 @@ def _starts_within_rows(lengths: np.ndarray, row: np.ndarray, slot: np.ndarray) 
     return before - before[slot == 0][row]
 
 
-def _fill_rows(kinds: np.ndarray, counts: np.ndarray, capacity: int) -> tuple[np.ndarray, np.ndarray]:
+def _fill_rows(
+    kinds: np.ndarray, counts: np.ndarray, capacity: int
+) -> tuple[np.ndarray, np.ndarray]:
     """Fits all examples into rows, by best fit decreasing with two capacities.
 
-    A row begins with the longest kind that is left and goes on with the kind that fits best until nothing fits. The
-    row just found is then repeated as often as the counts allow, so the work depends on the kinds, not the examples.
+    A row begins with the longest kind that is left and goes on with the kind that fits best until
+    nothing fits. The row just found is then repeated as often as the counts allow, so the work
+    depends on the kinds, not the examples.
 
     Args:
         kinds: `[kinds, 2]` source and target length, longest first.
@@ -157,7 +178,8 @@ def _best_fit(kinds: np.ndarray, total: np.ndarray, available: np.ndarray, room:
     """Index of the kind that fits into `room` (`[2]`) and fills it best, or -1."""
     after = room - kinds
     fits = (after.min(axis=1) >= 0) & (available > 0)
-    # Tokens placed, less what the two sides of the room would then differ: lopsided room is hard to fill.
+    # Tokens placed, less what the two sides of the room would then differ: lopsided room is hard to
+    # fill.
     score = np.where(fits, total - np.abs(after[:, 0] - after[:, 1]), np.iinfo(np.int64).min)
     best = int(np.argmax(score))
     return best if fits[best] else -1

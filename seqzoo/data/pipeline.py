@@ -1,10 +1,11 @@
 """From token stores and a plan to padded arrays, read ahead by Grain.
 
-The pipeline adds the end marker and nothing else: the task shifts targets and adds what else its model wants.
+The pipeline adds the end marker and nothing else: the task shifts targets and adds what else its
+model wants.
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from seqzoo.data.packing import PackPlan
 from seqzoo.data.text_files import ParallelText
 from seqzoo.data.token_store import TokenStore, TokenStoreWriter
 from seqzoo.data.tokenizers import Tokenizer, TokenizerPair
+from seqzoo.errors import UserError
 
 _ENDLESS = 1 << 40  # steps; Grain wants a length
 _LINES_AT_ONCE = 4096
@@ -29,10 +31,12 @@ class StepBatch:
         step: number of the step.
         bucket: index into the plan's `shapes`.
         shape: of the global batch, before rows were added for the devices.
-        arrays: `[rows, length]` int32 of this process: 'source' and 'target' (tokens and end marker, not shifted),
-            'source_segments' and 'target_segments' (1, 2, ... and 0 for padding), 'source_positions' and
-            'target_positions' (from 0 in each segment); and `[rows]` int32 'rows', their numbers in the global batch.
-        example_ids: global, whatever the process: `[rows]` with -1 for fill rows, or `[rows, slots]` if packed.
+        arrays: `[rows, length]` int32 of this process: 'source' and 'target' (tokens and end
+            marker, not shifted), 'source_segments' and 'target_segments' (1, 2, ... and 0 for
+            padding), 'source_positions' and 'target_positions' (from 0 in each segment); and
+            `[rows]` int32 'rows', their numbers in the global batch.
+        example_ids: global, whatever the process: `[rows]` with -1 for fill rows, or `[rows,
+            slots]` if packed.
         examples: examples in the global batch.
         source_tokens: tokens in the global batch, end markers included.
         target_tokens: the same of the other side.
@@ -59,44 +63,52 @@ class PairStores:
 def make_plan(
     source_lengths: np.ndarray, target_lengths: np.ndarray, config: BatchConfig, *, seed: int = 0
 ) -> BucketPlan | PackPlan:
-    """The training plan that `config` asks for; lengths (`[examples]`) do not count the end marker."""
+    """The training plan that `config` asks for; lengths (`[examples]`) without end markers."""
     kind = PackPlan if config.packing else BucketPlan
     return kind(source_lengths, target_lengths, config, seed=seed)
 
 
 def encode_lines(
-    lines: Iterator[str] | list[str], tokenizer: Tokenizer, *, directory: str | Path | None = None, key: str = ''
+    lines: Iterable[str],
+    tokenizer: Tokenizer,
+    *,
+    directory: str | Path | None = None,
+    key: str = '',
 ) -> TokenStore:
     """Lines as token ids, in memory or in a folder.
 
     Args:
         lines: any iterable of text.
         tokenizer: cuts them into pieces.
-        directory: where the store goes; None keeps it in memory. A store already there is used if it was written
-            with the same tokenizer and `key`.
+        directory: where the store goes; None keeps it in memory. A store already there is used if
+            it was written with the same tokenizer and `key`.
         key: names the text, for example by file, size and time.
     """
     metadata = {'tokenizer': tokenizer.fingerprint, 'key': key}
     if directory is None:
         return TokenStore.from_sentences(_encoded(lines, tokenizer), metadata)
     directory = Path(directory)
-    if directory.is_dir():
-        store = TokenStore.open(directory)
-        if store.metadata == metadata and key:
-            return store
+    if key and (store := _stored(directory)) is not None and store.metadata == metadata:
+        return store
     with TokenStoreWriter(directory, metadata) as writer:
         writer.add_batch(_encoded(lines, tokenizer))
     return TokenStore.open(directory)
 
 
 def encode_pairs(
-    text: ParallelText, tokenizers: TokenizerPair, *, directory: str | Path | None = None, key: str = ''
+    text: ParallelText,
+    tokenizers: TokenizerPair,
+    *,
+    directory: str | Path | None = None,
+    key: str = '',
 ) -> PairStores:
     """Both sides of a corpus as token ids; see `encode_lines`. Sentence n is line n."""
-    folders = [None if directory is None else Path(directory) / side for side in ('source', 'target')]
+    folders = [
+        None if directory is None else Path(directory) / side for side in ('source', 'target')
+    ]
     return PairStores(
-        source=encode_lines(iter(text.source), tokenizers.source, directory=folders[0], key=key),
-        target=encode_lines(iter(text.target), tokenizers.target, directory=folders[1], key=key),
+        source=encode_lines(text.source, tokenizers.source, directory=folders[0], key=key),
+        target=encode_lines(text.target, tokenizers.target, directory=folders[1], key=key),
     )
 
 
@@ -120,10 +132,13 @@ def training_batches(
         start_step: where to go on; the batches are those of an uninterrupted run.
         process_index: this process.
         process_count: processes that share the batch; each takes a contiguous slice of its rows.
-        row_multiple: rows are filled up to a multiple of this, for the devices. It changes no example's step.
+        row_multiple: rows are filled up to a multiple of this, for the devices. It changes no
+            example's step.
         threads: that read ahead; None reads ahead only where the store lies on disk, 0 never.
     """
-    builder = _Builder(source, target, plan, process_index, process_count, row_multiple, start_step, _ENDLESS)
+    builder = _Builder(
+        source, target, plan, process_index, process_count, row_multiple, start_step, _ENDLESS
+    )
     return _read_ahead(builder, threads)
 
 
@@ -142,7 +157,10 @@ def evaluation_batches(
     `StepBatch.example_ids` (`[rows]`, -1 for fill rows) says where each row's result belongs.
     """
     length = plan.steps_per_epoch
-    return _read_ahead(_Builder(source, target, plan, process_index, process_count, row_multiple, 0, length), threads)
+    return _read_ahead(
+        _Builder(source, target, plan, process_index, process_count, row_multiple, 0, length),
+        threads,
+    )
 
 
 class _Builder:
@@ -207,7 +225,8 @@ def _side(name: str, store: TokenStore, planned: PlannedBatch, first_row: int, r
     position = np.arange(int(lengths.sum())) - np.repeat(ends - lengths, lengths)
     start = (planned.row[here] - first_row) * width + getattr(planned, f'{name}_offset')[here]
     to = np.repeat(start, lengths) + position
-    # The end marker takes the place after the last token that is kept; what a store holds there is another sentence.
+    # The end marker takes the place after the last token that is kept; what a store holds there is
+    # another sentence.
     values = np.full(len(to), Tokenizer.eos_id, np.int32)
     is_token = np.ones(len(to), bool)
     is_token[ends - 1] = False
@@ -227,14 +246,22 @@ def _read_ahead(builder: _Builder, threads: int | None) -> Iterator[StepBatch]:
     import grain
 
     if threads is None:
-        # Building a batch from memory takes less than handing it from thread to thread; waiting for a disk does not.
+        # Building a batch from memory takes less than handing it from thread to thread; waiting for
+        # a disk does not.
         on_disk = builder.source.directory is not None
         threads = 4 if on_disk else 0
     options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=4 * threads)
     return iter(grain.MapDataset.source(builder).map(builder.build).to_iter_dataset(options))
 
 
-def _encoded(lines: Iterator[str] | list[str], tokenizer: Tokenizer) -> Iterator[np.ndarray]:
+def _stored(directory: Path) -> TokenStore | None:
+    try:
+        return TokenStore.open(directory)
+    except UserError:  # not there, or damaged: written anew
+        return None
+
+
+def _encoded(lines: Iterable[str], tokenizer: Tokenizer) -> Iterator[np.ndarray]:
     chunk: list[str] = []
     for line in lines:
         chunk.append(line)

@@ -1,7 +1,8 @@
-"""Parallel text in files: one sentence a line, one file a language, plain or `.gz`.
+r"""Parallel text in files: one sentence a line, one file a language, plain or `.gz`.
 
-Lines end at '\\n' and nowhere else. `str.splitlines` would also break at U+0085 or U+2028, which occur inside
-sentences of real corpora, and the two sides would slip against each other without an error.
+Lines end at '\n' and nowhere else. `str.splitlines` would also break at U+0085 or U+2028, which
+occur inside sentences of real corpora, and the two sides would slip against each other without an
+error.
 """
 
 import gzip
@@ -17,7 +18,7 @@ _BYTE_ORDER_MARK = b'\xef\xbb\xbf'
 
 
 class Lines(Protocol):
-    """One side of a corpus: lines that can be counted, and read any number of times. A list will do."""
+    """One side of a corpus: lines that are counted and can be read repeatedly. A list will do."""
 
     def __len__(self) -> int: ...
 
@@ -51,8 +52,9 @@ class ParallelText:
         source: lines of the source language.
         target: lines of the target language, as many.
         name: what to call it in messages.
-        blank: pairs of which at least one side is empty or white space. They are still part of `source` and `target`:
-            line numbers stay those of the files, and `BatchConfig.empty_lines` decides whether training uses them.
+        blank: pairs of which at least one side is empty or white space. They are still part of
+            `source` and `target`: line numbers stay those of the files, and
+            `BatchConfig.empty_lines` decides whether training uses them.
     """
 
     source: Lines
@@ -63,8 +65,8 @@ class ParallelText:
     def __post_init__(self) -> None:
         if len(self.source) != len(self.target):
             raise UserError(
-                f'{self.name}: the source has {len(self.source)} lines and the target {len(self.target)}; '
-                'parallel text needs one target line for every source line'
+                f'{self.name}: the source has {len(self.source)} lines and the target '
+                f'{len(self.target)}; parallel text needs one target line for every source line'
             )
 
     def __len__(self) -> int:
@@ -77,7 +79,10 @@ class ParallelText:
         """The pairs of which neither side is blank, held in memory; for small corpora."""
         kept = [pair for pair in self if pair[0].strip() and pair[1].strip()]
         return ParallelText(
-            source=[source for source, _ in kept], target=[target for _, target in kept], name=self.name, blank=0
+            source=[source for source, _ in kept],
+            target=[target for _, target in kept],
+            name=self.name,
+            blank=0,
         )
 
 
@@ -103,12 +108,13 @@ class TextLayout:
 
 
 def read_lines(path: str | Path) -> Iterator[str]:
-    """Yields the lines of a UTF-8 text file, plain or `.gz`, without their line ends ('\\n' or '\\r\\n').
+    r"""Yields the lines of a UTF-8 file, plain or `.gz`, without their ends ('\n' or '\r\n').
 
     A byte order mark at the start of the file is left out.
 
     Raises:
-        UserError: the file is missing or unreadable, is not UTF-8 (says where), or is a damaged `.gz`.
+        UserError: the file is missing or unreadable, is not UTF-8 (says where), or is a damaged
+            `.gz`.
     """
     path = Path(path)
     number = 0
@@ -120,15 +126,19 @@ def read_lines(path: str | Path) -> Iterator[str]:
                 yield line.decode('utf-8').removesuffix('\n').removesuffix('\r')
     except UnicodeDecodeError as error:
         raise UserError(
-            f'{path}: line {number} is not UTF-8 (byte 0x{error.object[error.start]:02x} at position '
-            f'{error.start + 1} of the line); convert the file, for example with iconv -f latin1 -t utf-8'
+            f'{path}: line {number} is not UTF-8 (byte 0x{error.object[error.start]:02x} at '
+            f'position {error.start + 1} of the line); convert the file, for example with iconv -f '
+            'latin1 -t utf-8'
         ) from error
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
         raise UserError(
-            f'{path}: the gzip file is damaged after line {number} ({error}); fetch or pack it again'
+            f'{path}: the gzip file is damaged after line {number} ({error}); fetch or pack it '
+            'again'
         ) from error
     except OSError as error:
-        raise UserError(f'{path}: cannot be read ({error.strerror or error}); check the path') from error
+        raise UserError(
+            f'{path}: cannot be read ({error.strerror or error}); check the path'
+        ) from error
 
 
 def read_parallel(
@@ -142,7 +152,8 @@ def read_parallel(
 ) -> ParallelText:
     """Finds and checks `STEM.SOURCE_LANGUAGE` and `STEM.TARGET_LANGUAGE`, plain or `.gz`.
 
-    Both files are read through once, so that every mistake in them is met now and not in the middle of training.
+    Both files are read through once, so that every mistake in them is met now and not in the middle
+    of training.
 
     Args:
         data_dir: the directory given by the user.
@@ -150,8 +161,9 @@ def read_parallel(
         source_language: ending of the source file's name.
         target_language: ending of the target file's name.
         layout: folder and stems; by default `train`, `dev` and `test` in `data_dir` itself.
-        empty_lines: 'keep' leaves pairs with a blank side in place, counted; 'drop' leaves them out (and holds the
-            text in memory). Evaluation must keep them: predictions come back line by line.
+        empty_lines: 'keep' leaves pairs with a blank side in place, counted; 'drop' leaves them out
+            (and holds the text in memory). Evaluation must keep them: predictions come back line by
+            line.
 
     Raises:
         UserError: a file is missing, empty, damaged or not UTF-8, or the sides differ in length.
@@ -161,23 +173,30 @@ def read_parallel(
     folder = Path(data_dir) / layout.folder
     if source_language == target_language:
         raise UserError(
-            f'source and target language are both {source_language!r}, so both sides would be the same file; '
-            'set --task.source-language and --task.target-language'
+            f'source and target language are both {source_language!r}, so both sides would be the '
+            'same file; set --task.source-language and --task.target-language'
         )
-    paths = [_find(folder, f'{stem}.{language}', split) for language in (source_language, target_language)]
+    paths = [
+        _find(folder, f'{stem}.{language}', split)
+        for language in (source_language, target_language)
+    ]
     counts, blank = _check_sides(*paths)
     for path, count in zip(paths, counts, strict=True):
         if count == 0:
             raise UserError(f'{path} is empty; the {split} split needs at least one line')
     if counts[0] != counts[1]:
         raise UserError(
-            f'{paths[0]} has {counts[0]} lines but {paths[1]} has {counts[1]}; line n of one must translate line n '
-            'of the other'
+            f'{paths[0]} has {counts[0]} lines but {paths[1]} has {counts[1]}; line n of one must '
+            'translate line n of the other'
         )
-    source, target = (FileLines(path=path, count=count) for path, count in zip(paths, counts, strict=True))
+    source, target = (
+        FileLines(path=path, count=count) for path, count in zip(paths, counts, strict=True)
+    )
     text = ParallelText(source=source, target=target, name=str(folder / stem), blank=blank)
     if blank == len(text):
-        raise UserError(f'{text.name}: in all {blank} pairs at least one side is empty; check the files')
+        raise UserError(
+            f'{text.name}: in all {blank} pairs at least one side is empty; check the files'
+        )
     return text.without_blank() if empty_lines == 'drop' and blank else text
 
 
@@ -204,10 +223,12 @@ def _find(folder: Path, name: str, split: str) -> Path:
             return candidate
     if not folder.is_dir():
         raise UserError(
-            f'the folder {folder} does not exist, so there is no {name} for the {split} split; check --data-dir'
+            f'the folder {folder} does not exist, so there is no {name} for the {split} split; '
+            'check --data-dir'
         )
     raise UserError(
-        f'neither {name} nor {name}.gz is in {folder}, which the {split} split needs; check --data-dir and the languages'
+        f'neither {name} nor {name}.gz is in {folder}, which the {split} split needs; check '
+        '--data-dir and the languages'
     )
 
 

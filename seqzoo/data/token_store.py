@@ -1,9 +1,11 @@
 """Token ids of a corpus as two flat arrays, in memory or mapped from disk.
 
-Millions of sentences as Python objects would cost a hundred bytes each beside their ids; here a sentence costs its ids
-and one offset, every process maps the same file, and opening it takes no time.
+Millions of sentences as Python objects would cost a hundred bytes each beside their ids; here a
+sentence costs its ids and one offset, every process maps the same file, and opening it takes no
+time.
 """
 
+import contextlib
 import functools
 import hashlib
 import json
@@ -47,7 +49,9 @@ class TokenStore:
         self.directory = directory
 
     @classmethod
-    def from_sentences(cls, sentences: Iterable[Any], metadata: dict[str, Any] | None = None) -> Self:
+    def from_sentences(
+        cls, sentences: Iterable[Any], metadata: dict[str, Any] | None = None
+    ) -> Self:
         """A store in memory from sequences of ids."""
         arrays = [np.asarray(sentence, np.int32) for sentence in sentences]
         offsets = np.zeros(len(arrays) + 1, np.int64)
@@ -71,10 +75,20 @@ class TokenStore:
             offsets = np.load(directory / 'offsets.npy', mmap_mode='r')
             complete = len(offsets) == note['sentences'] + 1 and offsets[-1] == len(ids)
         except (OSError, ValueError, KeyError) as error:
-            raise UserError(f'{directory} holds no readable token store ({error}); delete it and prepare again') from error
+            raise UserError(
+                f'{directory} holds no readable token store ({error}); delete it and prepare again'
+            ) from error
         if not complete:
-            raise UserError(f'{directory} holds a damaged token store; delete it and prepare the data again')
-        return cls(ids, offsets, fingerprint=note['fingerprint'], metadata=note['metadata'], directory=directory)
+            raise UserError(
+                f'{directory} holds a damaged token store; delete it and prepare the data again'
+            )
+        return cls(
+            ids,
+            offsets,
+            fingerprint=note['fingerprint'],
+            metadata=note['metadata'],
+            directory=directory,
+        )
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
@@ -100,15 +114,17 @@ class TokenStore:
         return np.diff(self.offsets).astype(np.int32)
 
 
-def _restore(ids: np.ndarray, offsets: np.ndarray, fingerprint: str, metadata: dict[str, Any]) -> TokenStore:
+def _restore(
+    ids: np.ndarray, offsets: np.ndarray, fingerprint: str, metadata: dict[str, Any]
+) -> TokenStore:
     return TokenStore(ids, offsets, fingerprint=fingerprint, metadata=metadata)
 
 
 class TokenStoreWriter:
     """Writes a `TokenStore` sentence by sentence, in bounded memory.
 
-    A context manager. The folder appears under its name, complete, when the block ends; if the block fails nothing
-    stays behind. An existing folder of that name is replaced.
+    A context manager. The folder appears under its name, complete, when the block ends; if the
+    block fails nothing stays behind. An existing folder of that name is replaced.
 
     Args:
         directory: the folder to make.
@@ -172,31 +188,43 @@ class TokenStoreWriter:
 
     def _finish(self) -> None:
         self._flush()
-        # The true lengths are known only now; the header keeps its size, which numpy pads for this purpose.
-        for file, dtype, count in ((self._ids, np.int32, self._tokens), (self._offsets, np.int64, self._sentences + 1)):
+        # The true lengths are known only now; the header keeps its size, which numpy pads for this
+        # purpose.
+        for file, dtype, count in (
+            (self._ids, np.int32, self._tokens),
+            (self._offsets, np.int64, self._sentences + 1),
+        ):
             file.seek(0)
             _write_header(file, dtype, count)
             file.flush()
             os.fsync(file.fileno())
-        note = {'sentences': self._sentences, 'fingerprint': self._hasher.digest(), 'metadata': self.metadata}
+        note = {
+            'sentences': self._sentences,
+            'fingerprint': self._hasher.digest(),
+            'metadata': self.metadata,
+        }
         (self._temporary / 'store.json').write_text(json.dumps(note), 'utf-8')
         self._temporary.chmod(0o755)  # mkdtemp lets only its owner in
         if self.directory.exists():
-            # A folder cannot be replaced in one step; a reader that mapped the old files keeps them.
-            self.directory.rename(self._temporary / 'old')
+            # A folder cannot be replaced in one step; a reader that mapped the old files keeps
+            # them.
+            with contextlib.suppress(FileNotFoundError):  # another process was faster
+                self.directory.rename(self._temporary / 'old')
         self._temporary_to_final()
 
     def _temporary_to_final(self) -> None:
         try:
             self._temporary.rename(self.directory)
         except OSError:
-            if not (self.directory / 'store.json').is_file():  # another process finished the same store first: use it
+            if not (
+                self.directory / 'store.json'
+            ).is_file():  # another process finished the same store first: use it
                 raise
         shutil.rmtree(self.directory / 'old', ignore_errors=True)
 
 
 class _Hasher:
-    """Hashes ids and lengths apart, so that the result does not depend on the pieces they came in."""
+    """Hashes ids and lengths apart, so that it does not matter in which chunks they came."""
 
     def __init__(self) -> None:
         self._ids = hashlib.sha256()
