@@ -56,22 +56,26 @@ class Stack(nn.Module):
         )
         return run(self.layer, x, context)[0]
 
-    def unstacked(self) -> list[Any]:
-        """The layers one by one, bound to their slices of the parameters, ready for any method.
+    def unstack(self, dtype: jnp.dtype) -> tuple[Any, ...]:
+        """The parameters of each layer by itself, cast to `dtype`.
 
-        Decoding wants this: a loop over depth would copy every cache at every step.
+        Decoding takes the stack apart once, before its loop over time: a loop over depth would copy
+        every cache at every step, and slicing inside the loop over time every parameter.
         """
         params = meta.unbox(self.layer.variables['params'])
+        return tuple(
+            jax.tree.map(lambda p, i=i: p[i].astype(dtype), params) for i in range(self.num_layers)
+        )
+
+    def bind(self, params: tuple[Any, ...]) -> list[Any]:
+        """The layers as modules that hold `params`, from `unstack`: call any of their methods."""
         mutable = ['intermediates'] if self.is_mutable_collection('intermediates') else False
-        layers = []
-        for i in range(self.num_layers):
-            # A static slice, which the compiler moves out of the decoding loop.
-            own = jax.tree.map(lambda p, i=i: jax.lax.index_in_dim(p, i, keepdims=False), params)
-            layers.append(self.layer.clone(parent=None).bind({'params': own}, mutable=mutable))
-        return layers
+        return [
+            self.layer.clone(parent=None).bind({'params': own}, mutable=mutable) for own in params
+        ]
 
     def collect(self, layers: list[Any]) -> None:
-        """Publishes what `unstacked` layers have sown, stacked over depth as `__call__` would."""
+        """Publishes what layers from `bind` have sown, stacked over depth as `__call__` would."""
         if self.is_mutable_collection('intermediates'):
             sown = [layer.variables['intermediates'] for layer in layers]
             for name, value in jax.tree.map(lambda *x: jnp.stack(x), *sown).items():

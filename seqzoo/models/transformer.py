@@ -22,7 +22,7 @@ The defaults are the base model; `embed_dim=1024, mlp_dim=4096, num_heads=16` is
 """
 
 from dataclasses import dataclass
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 import flax.struct
 import jax
@@ -197,14 +197,16 @@ class TransformerConfig(ModelConfig):
 
 @flax.struct.dataclass
 class TransformerMemory:
-    """An encoded source, projected once for each decoder layer; all beams share it.
+    """An encoded source, made ready once for all decoding steps and all beams.
 
     Attributes:
         layers: keys and values for each decoder layer.
+        params: the parameters of each decoder layer, taken from the stack and cast to `dtype`.
         segments: `[batch, source_length]`, or `None`: every position is real.
     """
 
     layers: tuple[KeysValues, ...]
+    params: tuple[Any, ...]
     segments: jax.Array | None
 
 
@@ -313,15 +315,14 @@ class Transformer(nn.Module):
     ) -> TransformerMemory:
         """Encodes `[batch, source_length]` once, for any number of decoding steps and beams."""
         features = self._encode(source, source_segments, None, train=False)
-        layers = self.decoder.unstacked()
-        return TransformerMemory(
-            tuple(layer.project_memory(features) for layer in layers), source_segments
-        )
+        params = self.decoder.unstack(jnp.dtype(self.config.dtype))
+        layers = tuple(x.project_memory(features) for x in self.decoder.bind(params))
+        return TransformerMemory(layers, params, source_segments)
 
     def init_cache(self, memory: TransformerMemory, max_length: int) -> TransformerCache:
         """An empty cache for `max_length` decoded tokens."""
         batch = memory.layers[0].keys.shape[0]
-        layers = tuple(x.empty_cache(batch, max_length) for x in self.decoder.unstacked())
+        layers = tuple(x.empty_cache(batch, max_length) for x in self.decoder.bind(memory.params))
         return TransformerCache(layers, jnp.zeros((), jnp.int32))
 
     def extend(
@@ -384,7 +385,7 @@ class Transformer(nn.Module):
         """Runs new tokens through the decoder layers, each with its own memory and cache."""
         x = self._embed(tokens, None, positions[None], train=False, side='target')
         real = None if memory.segments is None else (memory.segments > 0)[:, None, None]
-        layers, new = self.decoder.unstacked(), []
+        layers, new = self.decoder.bind(memory.params), []
         for layer, keys_values, cache in zip(layers, memory.layers, caches, strict=True):
             x, cache = layer.extend(x, keys_values, real, cache, slot, mask)
             new.append(cache)
