@@ -287,6 +287,12 @@ def test_another_type_is_one_difference() -> None:
     ]
 
 
+def test_parts_are_compared_under_their_own_path() -> None:
+    found = configuration.differences(Model(), Model(kernels=(7,)), path='model')
+    assert [str(d) for d in found] == ['model.kernels: (3, 5) -> (7)']
+    assert [str(d) for d in configuration.differences(1, 2, path='seed')] == ['seed: 1 -> 2']
+
+
 # -------------------------------------------------------------------------------------------- files
 
 CONFIG = """

@@ -72,9 +72,15 @@ class Difference:
         return f'{self.path}: {_shown(self.left)} -> {_shown(self.right)}'
 
 
-def differences(left: Any, right: Any) -> list[Difference]:
-    """The fields in which two configurations differ; another type is one difference."""
-    return list(_compare(_encode(left, ''), _encode(right, ''), ''))
+def differences(left: Any, right: Any, path: str = '') -> list[Difference]:
+    """The fields in which two configurations differ; another type is one difference.
+
+    Args:
+        left: a dataclass, or any value that a field may have.
+        right: what it is compared with.
+        path: where both are, to begin the paths of the differences with.
+    """
+    return list(_compare(_encode(left, path), _encode(right, path), path))
 
 
 def _compare(left: Any, right: Any, path: str) -> Iterator[Difference]:

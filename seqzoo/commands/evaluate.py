@@ -1,0 +1,74 @@
+"""`seqzoo evaluate`."""
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+from seqzoo.commands.command import (
+    Command,
+    add_checkpoint,
+    add_data_dir,
+    add_json,
+    table,
+)
+from seqzoo.commands.reporting import examples_done, say
+
+DESCRIPTION = """\
+Reads the run folder R and a split of its data; adds the result to R/results.json. Every example of
+the split counts once. `bleu` is sacreBLEU of detokenised text, whose signature is printed with it;
+`exact_match` is in percent, `loss` in nats per token.
+
+examples:
+  seqzoo evaluate runs/demo
+  seqzoo evaluate runs/base --split dev --average 5 --data-dir D --json
+  seqzoo evaluate runs/base --data-dir D --decode.beams 8 --decode.length-penalty 1.0
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declares the options of `evaluate`."""
+    parser.add_argument('run', type=Path, metavar='R', help='the run folder')
+    parser.add_argument('--split', default='test', help='which part of the data (default: test)')
+    add_checkpoint(parser)
+    add_data_dir(parser)
+    add_json(parser)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Prints the metrics of a split."""
+    from seqzoo.training import evaluate
+
+    with examples_done('evaluate') as progress:
+        result = evaluate(
+            arguments.run,
+            split=arguments.split,
+            step=arguments.step,
+            data_dir=arguments.data_dir,
+            average=arguments.average,
+            overrides=arguments.overrides,
+            progress=progress,
+            announce=say,
+        )
+    if arguments.json:
+        print(json.dumps(result, ensure_ascii=False))
+        return 0
+    print(f'{arguments.run}, step {result.get("step")}, {arguments.split}')
+    print(table([(name, _shown(value)) for name, value in result['metrics'].items()]))
+    if result.get('signature'):
+        print(f'signature  {result["signature"]}')
+    return 0
+
+
+def _shown(value: Any) -> str:
+    return f'{value:10.4f}' if isinstance(value, float) else str(value).rjust(10)
+
+
+COMMAND = Command(
+    'evaluate',
+    'measure a run on a split of its data',
+    DESCRIPTION,
+    add_arguments,
+    run,
+    ('decode.',),
+)

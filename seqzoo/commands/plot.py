@@ -1,0 +1,117 @@
+"""`seqzoo plot`."""
+
+import argparse
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from seqzoo.commands.command import Command, add_data_dir
+from seqzoo.commands.reporting import say
+from seqzoo.errors import UserError
+
+DESCRIPTION = """\
+Reads run folders and writes PNG files, whose names it prints. For one run, into R/pictures/:
+  loss.png            training and dev loss over the steps
+  attention.png       where the decoder looks while it translates a sentence
+  self_attention.png  the same within the sentence, one map per head of a layer of the encoder
+  positions.png       the sinusoidal position table, 60 positions by 32 columns
+For several runs: one picture with all their loss curves, into the folder of --output.
+
+examples:
+  seqzoo plot runs/demo
+  seqzoo plot runs/demo --sentence 'three hundred and forty-two' --layer 0
+  seqzoo plot runs/base runs/big runs/small --output runs/pictures
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declares the options of `plot`."""
+    parser.add_argument('runs', type=Path, nargs='+', metavar='R', help='run folders')
+    parser.add_argument(
+        '--sentence', metavar='TEXT', help='the input to draw (default: one of the test split)'
+    )
+    parser.add_argument(
+        '--layer',
+        type=int,
+        metavar='L',
+        help='draw this layer, from 0, or from the top with -1 (default: the mean of all layers '
+        'for attention.png, the last one for self_attention.png)',
+    )
+    parser.add_argument(
+        '--output', type=Path, metavar='D', help='folder of the pictures (default: R/pictures)'
+    )
+    add_data_dir(parser)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Draws; prints the names of the files."""
+    from seqzoo.analysis.pictures import loss_curve
+    from seqzoo.training.events import METRICS_FILE, read_events
+
+    for folder in arguments.runs:
+        if not (folder / METRICS_FILE).is_file():
+            raise UserError(f'{folder} is not the folder of a run: it has no {METRICS_FILE}')
+    pictures = arguments.output or arguments.runs[0] / 'pictures'
+    curves = [(folder.name or str(folder), read_events(folder)) for folder in arguments.runs]
+    several = len(curves) > 1
+    path = pictures / ('loss_of_several_runs.png' if several else 'loss.png')
+    loss_curve(curves, path)
+    print(path)
+    if not several:
+        for path in _model_pictures(arguments, pictures):
+            print(path)
+    return 0
+
+
+def _model_pictures(arguments: argparse.Namespace, pictures: Path) -> Iterator[Path]:
+    """Draws what needs the trained model, as far as this model has it."""
+    from seqzoo.analysis.alignment import align
+    from seqzoo.analysis.pictures import attention_heads, attention_map, position_table
+    from seqzoo.training import load_run
+
+    loaded = load_run(arguments.runs[0])
+    try:
+        sentence = arguments.sentence or _example(loaded.experiment.task, arguments.data_dir)
+        output = loaded.predict([sentence])[0].text
+        pair = next(align(loaded, [sentence], [output]))
+        path = pictures / 'attention.png'
+        weights = pair.cross(arguments.layer)
+        attention_map(weights, pair.source_tokens, pair.target_tokens, path)
+        yield path
+        layer = -1 if arguments.layer is None else arguments.layer
+        path = pictures / 'self_attention.png'
+        heads = pair.encoder_heads(layer)
+        attention_heads(heads, pair.source_tokens, pair.source_tokens, path)
+        yield path
+    except UserError as error:
+        if arguments.sentence is not None:
+            raise
+        say(f'no attention was drawn: {error}')
+    if getattr(loaded.experiment.model, 'positions', None) == 'sinusoidal':
+        path = pictures / 'positions.png'
+        position_table(60, 32, path)
+        yield path
+
+
+def _example(task: Any, data_dir: Path | None) -> str:
+    """The first sentence of the test split that is neither dull nor too long for a page."""
+    corpus = getattr(task, 'corpus', None)
+    if corpus is None:
+        raise UserError('say with --sentence what to draw')
+    from seqzoo.training.run import default_data_dir
+
+    text = corpus.pairs(
+        'test', task.source_language, task.target_language, default_data_dir(data_dir)
+    )
+    for line in islice(text.source, 1000):
+        if 5 <= len(line.split()) <= 12:
+            return line
+    raise UserError(
+        'the test split has no sentence of 5 to 12 words; say with --sentence what to draw'
+    )
+
+
+COMMAND = Command(
+    'plot', 'draw loss curves, attention and position tables', DESCRIPTION, add_arguments, run
+)

@@ -1,0 +1,145 @@
+"""`seqzoo predict`."""
+
+import argparse
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from seqzoo.commands.command import Command, add_checkpoint, at_least
+from seqzoo.commands.lines import open_output, read_lines
+from seqzoo.commands.reporting import examples_done
+from seqzoo.errors import UserError
+
+DESCRIPTION = """\
+Reads the run folder R and records, one a line, from --input or standard input; writes one line for
+each, in the same order, empty lines included, to --output or standard output. The tokenizer is in
+the run: no training data is needed.
+
+With --scores a line is SCORE <tab> TEXT, the score being what the search ranked by. With --n-best N
+there are up to N lines for a record, best first, and each begins with the record's number: RECORD
+<tab> SCORE <tab> TEXT. --alignments adds <tab> SOURCE-TARGET pairs of piece numbers, from 0: for
+each piece of the output the piece of the input that it attended to most. --target F does not
+search: it gives the log-probability of the outputs in F. --json-lines writes all that is known,
+as one object per record.
+
+examples:
+  echo 'three hundred and forty-two' | seqzoo predict runs/demo
+  seqzoo predict runs/base --input test.en --output test.hyp --decode.beams 8
+  seqzoo predict runs/base --input test.en --n-best 4 --decode.beams 4
+  seqzoo predict runs/base --input test.en --decode.method sample --decode.temperature 0.8
+  seqzoo predict runs/base --input test.en --target test.de
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declares the options of `predict`."""
+    parser.add_argument('run', type=Path, metavar='R', help='the run folder')
+    parser.add_argument('--input', type=Path, metavar='F', help='default: standard input')
+    parser.add_argument('--output', type=Path, metavar='F', help='default: standard output')
+    parser.add_argument('--n-best', type=at_least(1), metavar='N', help='that many outputs each')
+    parser.add_argument('--scores', action='store_true', help='say how the search ranked each')
+    parser.add_argument('--alignments', action='store_true', help='say what each piece attended to')
+    parser.add_argument('--target', type=Path, metavar='F', help='score these outputs instead')
+    add_checkpoint(parser)
+    parser.add_argument(
+        '--json-lines', action='store_true', help='one JSON object per record instead of text'
+    )
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Predicts, and writes a line per record."""
+    records = read_lines(arguments.input)
+    targets = None if arguments.target is None else read_lines(arguments.target)
+    if targets is not None and len(targets) != len(records):
+        raise UserError(
+            f'{arguments.target} has {len(targets):,} lines but the input has {len(records):,}; '
+            'line i of one is the output for line i of the other'
+        )
+    from seqzoo.training import load_run
+
+    overrides = list(arguments.overrides)
+    if arguments.n_best is not None:
+        overrides += ['--decode.n-best', str(arguments.n_best)]
+    loaded = load_run(
+        arguments.run, step=arguments.step, average_last=arguments.average, overrides=overrides
+    )
+    with examples_done('predict') as progress:
+        if targets is None:
+            predictions = loaded.predict(records, progress=progress)
+        else:
+            predictions = loaded.score(records, targets)
+    if arguments.alignments:
+        predictions = _aligned(loaded, records, predictions)
+    with open_output(arguments.output) as file:
+        for number, prediction in enumerate(predictions, 1):
+            if arguments.json_lines:
+                lines = iter([json.dumps(_as_object(prediction), ensure_ascii=False)])
+            else:
+                lines = _as_lines(prediction, number, arguments)
+            file.writelines(f'{line}\n' for line in lines)
+    return 0
+
+
+def _aligned(loaded: Any, records: Sequence[str], predictions: list[Any]) -> list[Any]:
+    """The predictions with the attention over the input under which each was written."""
+    from seqzoo.analysis.alignment import align
+
+    outputs = [output for p in predictions for output in (p, *p.alternatives)]
+    sources = [s for s, p in zip(records, predictions, strict=True) for _ in (p, *p.alternatives)]
+    found = iter(
+        [
+            replace(
+                output,
+                tokens=pair.target_tokens,
+                source_tokens=pair.source_tokens,
+                alignment=pair.cross(),
+            )
+            for output, pair in zip(
+                outputs, align(loaded, sources, [o.text for o in outputs]), strict=True
+            )
+        ]
+    )
+    return [
+        replace(next(found), alternatives=tuple(next(found) for _ in p.alternatives))
+        for p in predictions
+    ]
+
+
+def _as_lines(prediction: Any, number: int, arguments: argparse.Namespace) -> Iterator[str]:
+    """The lines of one record: one, or as many as `--n-best` asks for."""
+    several = arguments.n_best is not None and arguments.n_best > 1
+    for output in (prediction, *prediction.alternatives) if several else (prediction,):
+        fields = [str(number)] if several else []
+        if several or arguments.scores or arguments.target is not None:
+            fields.append(f'{output.score:.4f}')
+        fields.append(' '.join(output.text.splitlines()))  # one line, whatever a model may say
+        if arguments.alignments:
+            fields.append(_pairs(output.alignment))
+        yield '\t'.join(fields)
+
+
+def _pairs(alignment: Any) -> str:
+    """`SOURCE-TARGET` numbers of pieces; the end mark of the output is left out."""
+    return ' '.join(f'{row.argmax()}-{target}' for target, row in enumerate(alignment[:-1]))
+
+
+def _as_object(prediction: Any) -> dict[str, Any]:
+    value = {
+        'text': prediction.text,
+        'score': float(prediction.score),
+        'log_prob': float(prediction.log_prob),
+        'tokens': list(prediction.tokens),
+        'source_tokens': list(prediction.source_tokens),
+    }
+    if prediction.alignment is not None:
+        value['alignment'] = [[round(float(w), 5) for w in row] for row in prediction.alignment]
+    if prediction.alternatives:
+        value['alternatives'] = [_as_object(other) for other in prediction.alternatives]
+    return value
+
+
+COMMAND = Command(
+    'predict', 'run a trained model on lines of text', DESCRIPTION, add_arguments, run, ('decode.',)
+)
