@@ -1,7 +1,7 @@
 """Puts the named configurations into a wheel, as `seqzoo/_configs`; hatchling calls it.
 
-An editable install is the checkout itself, whose `configs/` are found where they are: a copy beside them
-would only grow old.
+An editable install is the checkout itself, whose `configs/` are found where they are: a copy
+beside them would only grow old.
 """
 
 from typing import Any

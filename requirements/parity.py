@@ -1,9 +1,9 @@
 """Installs PyTorch and transformers into the running environment; `make install-parity` calls it.
 
-They serve only the tests that hold seqzoo to another implementation, and are in no lock: which build
-of torch is right (CPU, CUDA) is a property of the machine and of the index that pip is set to use. A
-CPU build is enough, and several gigabytes smaller; where pip's own index brings CUDA along, point pip
-at PyTorch's CPU index first.
+They serve only the tests that hold seqzoo to another implementation, and are in no lock: which
+build of torch is right (CPU, CUDA) is a property of the machine and of the index that pip is set to
+use. A CPU build is enough, and several gigabytes smaller; where pip's own index brings CUDA along,
+point pip at PyTorch's CPU index first.
 """
 
 import importlib.metadata

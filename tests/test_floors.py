@@ -31,8 +31,9 @@ FLOORS = {
     'training': 5,
     'analysis': 6,
     'doctor': 6,
-    '__main__': 7,
-    '__init__': 7,
+    '__init__': 7,  # the public API, which the command line calls
+    'commands': 8,
+    '__main__': 9,
 }
 # Only the tests compare with these, and only our own reading of TFDS replaces the last.
 NEVER = {'torch', 'transformers', 'tensorflow', 'flaxformer', 'keras'}
@@ -113,7 +114,7 @@ def test_a_module_imports_neither_configurations_nor_other_frameworks(module):
 
 def test_an_import_upwards_would_be_seen():
     assert floor('seqzoo.layers.attention') < floor('seqzoo.models.base')
-    assert floor('seqzoo') == floor('seqzoo.__main__') > floor('seqzoo.analysis')
+    assert floor('seqzoo.__main__') > floor('seqzoo') > floor('seqzoo.analysis')
 
 
 @pytest.mark.parametrize('module', ['seqzoo', 'seqzoo.models', 'seqzoo.models.transformer'])
