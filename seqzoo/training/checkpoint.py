@@ -285,7 +285,7 @@ class Checkpoints:
 
     def _restore(self, abstract: PyTree, step: int | None, *, partial: bool) -> Restored | None:
         abstract = jax.tree.map(_placed, abstract)
-        steps = self.steps()
+        steps = json.loads(_agreed(json.dumps(self.steps())))
         if step is not None and step not in steps:
             raise UserError(
                 f'{self.folder} has no checkpoint of step {step}; there are {_listed(steps)}'
@@ -293,15 +293,20 @@ class Checkpoints:
         found = []
         for candidate in [step] if step is not None else reversed(steps):
             reason = _agreed(self._damage(candidate) if jax.process_index() == 0 else '')
+            restored = None
             if not reason:
                 try:
-                    return self._load(candidate, abstract, partial=partial)
+                    restored = self._load(candidate, abstract, partial=partial)
                 except UserError:
                     raise
                 except (
                     Exception
                 ) as error:  # Orbax and TensorStore raise many kinds for broken files
                     reason = str(error).split('\n')[0][:200]
+                failed_elsewhere = _anywhere(bool(reason))
+                if restored is not None and not failed_elsewhere:
+                    return restored
+                reason = reason or 'another process cannot read it'
             if not (self.folder / str(candidate)).is_dir():
                 continue  # the run that writes here has just deleted it, to keep its newest
             found.append(f'step {candidate}: {reason}')
@@ -377,7 +382,8 @@ class Checkpoints:
 
     def _set_aside_from(self, step: int) -> None:
         """Moves checkpoints of `step` and later out of the way: the run went back behind them."""
-        later = [old for old in self.steps() if old >= step]
+        # Another process may look when the first has moved the folders already: the first decides.
+        later = [old for old in json.loads(_agreed(json.dumps(self.steps()))) if old >= step]
         if not later:
             return
         if jax.process_index() == 0:
@@ -454,15 +460,23 @@ def _checksum(path: Path) -> int:
     return checksum
 
 
-def _agreed(reason: str) -> str:
-    """Process 0's answer, on every process."""
+def _agreed(text: str) -> str:
+    """Process 0's text, on every process."""
     if jax.process_count() == 1:
-        return reason
-    buffer = np.zeros(256, np.uint8)
-    encoded = np.frombuffer(reason.encode()[:256], np.uint8)
-    buffer[: encoded.size] = encoded
-    buffer = np.asarray(multihost_utils.broadcast_one_to_all(buffer))
-    return bytes(buffer).rstrip(b'\0').decode(errors='ignore')
+        return text
+    encoded = np.frombuffer(text.encode(), np.uint8)
+    size = int(multihost_utils.broadcast_one_to_all(np.int32(encoded.size)))
+    buffer = np.zeros(size, np.uint8)
+    if jax.process_index() == 0:
+        buffer[:] = encoded
+    return bytes(np.asarray(multihost_utils.broadcast_one_to_all(buffer))).decode()
+
+
+def _anywhere(flag: bool) -> bool:
+    """Whether the flag is set on any process."""
+    if jax.process_count() == 1:
+        return flag
+    return bool(np.any(multihost_utils.process_allgather(np.bool_(flag))))
 
 
 def _listed(steps: list[int]) -> str:

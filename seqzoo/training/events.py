@@ -9,6 +9,7 @@ import dataclasses
 import json
 import math
 import os
+import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -119,11 +120,7 @@ class EventLog:
 
     def _to_tensorboard(self, kind: str, step: int, event: Mapping[str, Any]) -> None:
         if self._writer is None:
-            from tensorboardX import SummaryWriter  # not needed to read events
-
-            self._writer = SummaryWriter(
-                str(self._tensorboard_folder), purge_step=self._purge_step, flush_secs=10
-            )
+            self._writer = _summary_writer(self._tensorboard_folder, self._purge_step)
         for name, value in event.items():
             number = isinstance(value, int | float) and not isinstance(value, bool)
             if number and name not in ('step', 'time'):
@@ -211,6 +208,20 @@ class DeferredMetrics:
             )
             for (step, _), fetched in zip(due, values, strict=True)
         ]
+
+
+def _summary_writer(folder: Path, purge_step: int | None) -> Any:
+    # Where PyTorch is installed, tensorboardX imports it for a single isinstance: seconds, and
+    # hundreds of megabytes. None in its place makes that import fail, which tensorboardX expects.
+    absent = 'torch' not in sys.modules
+    if absent:
+        sys.modules['torch'] = None  # type: ignore[assignment]
+    try:
+        from tensorboardX import SummaryWriter
+    finally:
+        if absent:
+            del sys.modules['torch']
+    return SummaryWriter(str(folder), purge_step=purge_step, flush_secs=10)
 
 
 def _plain(name: str, value: Any, odd: dict[str, str]) -> Any:

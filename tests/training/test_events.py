@@ -3,6 +3,9 @@
 import json
 import math
 import struct
+import subprocess
+import sys
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -118,6 +121,19 @@ def test_tensorboard_gets_the_finite_numbers(tmp_path):
         ('train/loss', 3, 0.5),
         ('evaluation/bleu', 3, 20.0),
     ]
+
+
+def test_tensorboard_does_not_bring_in_torch(tmp_path):
+    program = """
+import sys
+from pathlib import Path
+from seqzoo.training.events import EventLog
+with EventLog(Path(sys.argv[1])) as log:
+    log.write('train', 1, loss=1.0)
+assert 'torch' not in sys.modules
+"""
+    root = Path(__file__).resolve().parents[2]
+    subprocess.run([sys.executable, '-c', program, str(tmp_path)], cwd=root, check=True)
 
 
 def test_a_number_on_the_device_is_refused_instead_of_waited_for(tmp_path):
