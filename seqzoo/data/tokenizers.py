@@ -210,29 +210,6 @@ class TokenizerPair:
         both = self.source.fingerprint + self.target.fingerprint
         return hashlib.sha256(both.encode()).hexdigest()
 
-    def save(self, directory: str | Path) -> None:
-        """Writes `tokenizer.model` if joint, else `tokenizer.source.model` and `.target.`."""
-        directory = Path(directory)
-        if self.source.fingerprint == self.target.fingerprint:
-            self.source.save(directory / 'tokenizer.model')
-        else:
-            self.source.save(directory / 'tokenizer.source.model')
-            self.target.save(directory / 'tokenizer.target.model')
-
-    @classmethod
-    def load(cls, directory: str | Path) -> Self:
-        """Reads what `save` wrote.
-
-        Raises:
-            UserError: a file is missing or damaged.
-        """
-        directory = Path(directory)
-        if (directory / 'tokenizer.source.model').is_file():
-            sides = ('tokenizer.source.model', 'tokenizer.target.model')
-            return cls(*(Tokenizer.load(directory / side) for side in sides))
-        tokenizer = Tokenizer.load(directory / 'tokenizer.model')
-        return cls(tokenizer, tokenizer)
-
 
 def train_tokenizer(
     lines: Iterable[str],

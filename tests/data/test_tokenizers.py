@@ -10,7 +10,6 @@ from seqzoo.data.numerals import numerals
 from seqzoo.data.tokenizers import (
     Tokenizer,
     TokenizerConfig,
-    TokenizerPair,
     train_tokenizer,
     train_tokenizer_pair,
 )
@@ -186,19 +185,6 @@ def test_a_pair_is_joint_or_separate(tmp_path):
     apart = train_tokenizer_pair(source, target, TokenizerConfig(vocab_size=100, joint=False))
     assert apart.source.fingerprint != apart.target.fingerprint
     assert apart.source.unk_id in apart.source.encode('fünf')
-
-
-def test_a_pair_is_saved_as_one_model_or_two(tmp_path):
-    for joint, files in ((True, 2), (False, 4)):
-        config = TokenizerConfig(vocab_size=100, joint=joint)
-        pair = train_tokenizer_pair(LINES[:1500], LINES[-1500:], config)
-        folder = tmp_path / str(joint)
-        folder.mkdir()
-        pair.save(folder)
-        assert len(list(folder.iterdir())) == files
-        loaded = TokenizerPair.load(folder)
-        assert loaded.fingerprint == pair.fingerprint
-        assert (loaded.source is loaded.target) == joint
 
 
 def test_moses_is_undone_by_decode():
