@@ -374,15 +374,14 @@ def test_a_reader_that_leaves_early_is_no_traceback() -> None:
         "m._run = lambda words: [print('line') for _ in range(1_000_000)].count(0)\n"
         'sys.exit(m.main([]))\n'
     )
-    process = subprocess.Popen(
-        [sys.executable, '-c', program], stdout=subprocess.PIPE, stderr=subprocess.PIPE
-    )
-    assert process.stdout is not None
-    assert process.stderr is not None
-    process.stdout.readline()
-    process.stdout.close()
-    assert process.wait(timeout=60) == 1
-    assert process.stderr.read() == b''
+    command = [sys.executable, '-c', program]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.readline()
+        process.stdout.close()
+        assert process.wait(timeout=60) == 1
+        assert process.stderr.read() == b''
 
 
 def test_text_is_utf8_whatever_the_locale_says(tmp_path: Path) -> None:

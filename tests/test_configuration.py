@@ -349,7 +349,7 @@ def test_types_of_a_users_file_are_found_again_in_its_copy(config: Path, tmp_pat
 @pytest.mark.parametrize(
     ('text', 'words'),
     [
-        ('1 / 0', 'my_config.py does not run: ZeroDivisionError: division by zero'),
+        ('x = 0\n1 / x', 'does not run: ZeroDivisionError: division by zero (line 2)'),
         ('def experiment(:', 'does not run: SyntaxError'),
         ('raise SystemExit(3)', 'does not run: SystemExit'),
         ('x = 1', 'has no function experiment()'),

@@ -155,6 +155,13 @@ def add_json(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def is_writer() -> bool:
+    """Whether this is the one of several processes that prints and writes results."""
+    import jax
+
+    return jax.process_index() == 0
+
+
 def at_least(smallest: int) -> Callable[[str], int]:
     """A type for `add_argument`: whole numbers from `smallest` on."""
 

@@ -10,6 +10,7 @@ from seqzoo.commands.command import (
     add_checkpoint,
     add_data_dir,
     add_json,
+    is_writer,
     table,
 )
 from seqzoo.commands.reporting import examples_done, say
@@ -50,6 +51,8 @@ def run(arguments: argparse.Namespace) -> int:
             progress=progress,
             announce=say,
         )
+    if not is_writer():
+        return 0
     if arguments.json:
         print(json.dumps(result, ensure_ascii=False))
         return 0

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from seqzoo.commands.command import Command, add_checkpoint, at_least
+from seqzoo.commands.command import Command, add_checkpoint, at_least, is_writer
 from seqzoo.commands.lines import open_output, read_lines
 from seqzoo.commands.reporting import examples_done
 from seqzoo.errors import UserError
@@ -72,6 +72,8 @@ def run(arguments: argparse.Namespace) -> int:
             predictions = loaded.score(records, targets)
     if arguments.alignments:
         predictions = _aligned(loaded, records, predictions)
+    if not is_writer():
+        return 0
     with open_output(arguments.output) as file:
         for number, prediction in enumerate(predictions, 1):
             if arguments.json_lines:

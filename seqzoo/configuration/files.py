@@ -3,6 +3,7 @@
 import difflib
 import importlib.util
 import sys
+import traceback
 import types
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
@@ -78,7 +79,9 @@ def load_config(name_or_path: str | Path, overrides: Sequence[str] | Mapping[str
     try:
         experiment = module.experiment()
     except Exception as error:
-        raise UserError(f'experiment() in {module.__file__} failed: {_one_line(error)}') from error
+        raise UserError(
+            f'experiment() in {module.__file__} failed: {_one_line(error, str(module.__file__))}'
+        ) from error
     if not is_config(experiment):
         raise UserError(
             f'experiment() in {module.__file__} returned {experiment!r}, not an Experiment'
@@ -120,7 +123,7 @@ def load_file(path: Path) -> types.ModuleType:
     except (Exception, SystemExit) as error:
         del sys.modules[name]
         raise UserError(
-            f'the configuration file {path} does not run: {_one_line(error)}'
+            f'the configuration file {path} does not run: {_one_line(error, str(path))}'
         ) from error
     finally:
         sys.path.remove(str(path.parent))
@@ -132,6 +135,9 @@ def _split_variant(text: str) -> tuple[str, str | None]:
     return (name, variant) if colon and '/' not in variant else (text, None)
 
 
-def _one_line(error: BaseException) -> str:
+def _one_line(error: BaseException, file: str) -> str:
+    """What went wrong, and in which line of the configuration file."""
     text = ' '.join(str(error).split())
-    return text if isinstance(error, UserError) else f'{type(error).__name__}: {text}'
+    lines = [f.lineno for f in traceback.extract_tb(error.__traceback__) if f.filename == file]
+    place = f' (line {lines[-1]})' if lines else ''
+    return (text if isinstance(error, UserError) else f'{type(error).__name__}: {text}') + place
