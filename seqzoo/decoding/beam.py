@@ -1,18 +1,23 @@
 """Beam search.
 
-Hypotheses that go on and hypotheses that ended are kept apart. At each step the `2 * beams` best extensions of a row
-are looked at. Those that end (EOS) and rank among the first `beams` join the finished ones; the best `beams` that do
-not end go on. A row is done when
+Hypotheses that go on and hypotheses that ended are kept apart. At each step the `2 * beams` best
+extensions of a row are looked at. Those that end (EOS) and rank among the first `beams` join the
+finished ones; the best `beams` that do not end go on. A row is done when
 
-1. `patience * beams` hypotheses have ended (1: Ott et al. 2019; larger: Kasai et al. 2022, "controlled patience"), or
-2. no hypothesis that goes on can still enter the ones to be returned: log-probabilities only fall, so the score of a
-   hypothesis can never exceed its present log-probability over the largest normalizer, that of the row's limit, or
-3. the row's limit is reached: there EOS is the only extension, and its log-probability counts. Everything returned is
-   therefore a complete hypothesis whose score a forward pass can reproduce.
+1. `patience * beams` hypotheses have ended (1: Ott et al. 2019; larger: Kasai et al. 2022,
+   "controlled patience"), or
+2. no hypothesis that goes on can still enter the ones to be returned: log-probabilities only fall,
+   so the score of a hypothesis can never exceed its present log-probability over the largest
+   normalizer, that of the row's limit, or
+3. the row's limit is reached: there EOS is the only extension, and its log-probability counts.
+   Everything returned is therefore a complete hypothesis whose score a forward pass can reproduce.
 
-With `patience=math.inf` only the exact rules 2 and 3 remain (Wu et al. 2016). A beam of 1 is greedy search, for any
-length penalty. A row's result does not depend on the other rows of its batch.
+With `patience=math.inf` only the exact rules 2 and 3 remain (Wu et al. 2016). A beam of 1 is greedy
+search, for any length penalty. A row's result does not depend on the other rows of its batch.
 """
+
+from dataclasses import replace
+from typing import TypeVar
 
 import flax.struct
 import jax
@@ -25,6 +30,7 @@ from seqzoo.decoding.base import (
     Decoded,
     check_search,
     first_tokens,
+    is_below,
     length_normalizer,
     mask_vocab,
     row_limits,
@@ -32,6 +38,7 @@ from seqzoo.decoding.base import (
 )
 from seqzoo.errors import UserError
 
+_T = TypeVar('_T')
 _CHUNK = 128  # columns whose maximum stands for them in the first stage of `best_extensions`
 
 
@@ -46,7 +53,10 @@ class _Extensions:
 
 @flax.struct.dataclass
 class _Finished:
-    """The best ended hypotheses of each row, best first: `[batch, keep]` each. `parents` point into the history."""
+    """The best ended hypotheses of each row, best first: `[batch, keep]` each.
+
+    `parents` are the beams that EOS was appended to, where the way back through the history begins.
+    """
 
     scores: jax.Array
     log_probs: jax.Array
@@ -61,17 +71,21 @@ class _State:
     finished: _Finished
     ended: jax.Array  # [batch] how many hypotheses have ended
     done: jax.Array  # [batch] bool
-    # Alive tokens and their parents by time, [max_length, batch, beams]: a tree, so that no prefix is ever moved.
+    # Alive tokens and their parents by time, [max_length, batch, beams]: a tree, so that no prefix
+    # is ever moved.
     token_history: jax.Array
     parent_history: jax.Array
     cache: Cache
 
 
 def best_extensions(log_probs: jax.Array, logits: jax.Array, count: int) -> _Extensions:
-    """The `count` most probable extensions of each row by one token, ties to the lower (beam, token).
+    """The `count` most probable extensions of each row by one token.
 
-    A full `top_k` over beams x vocabulary costs several times more than the softmax. The winners must lie in the
-    `count` chunks of columns with the largest maxima, and maxima are cheap, so only those chunks are searched.
+    Of equals, the lower (beam, token) comes first, as in a `top_k` over beams x vocabulary.
+
+    A full `top_k` over beams x vocabulary costs several times more than the softmax. The winners
+    must lie in the `count` chunks of columns with the largest maxima, and maxima are cheap, so only
+    those chunks are searched.
 
     Args:
         log_probs: `[batch, beams]` float32, log-probabilities of the hypotheses.
@@ -91,7 +105,8 @@ def best_extensions(log_probs: jax.Array, logits: jax.Array, count: int) -> _Ext
     # [batch, beams, vocab] -> [batch, beams, chunks, chunk]
     logits = logits.reshape(batch, beams, chunks, _CHUNK)
     maxima = (logits.max(axis=-1) + shift[..., None]).reshape(batch, beams * chunks)
-    # In ascending order, so that equal values are found in the order of (beam, token), as top_k would find them.
+    # In ascending order, so that equal values are found in the order of (beam, token), as top_k
+    # would find them.
     chosen = jnp.sort(lax.top_k(maxima, count)[1], axis=-1)  # [batch, count]
     columns = jnp.take_along_axis(
         logits.reshape(batch, beams * chunks, _CHUNK), chosen[..., None], axis=1
@@ -118,11 +133,13 @@ def _select(rows: jax.Array, if_true: _Extensions, if_false: _Extensions) -> _Ex
     return jax.tree.map(lambda x, y: jnp.where(rows[:, None], x, y), if_true, if_false)
 
 
-def _take(tree, indices: jax.Array):
+def _take(tree: _T, indices: jax.Array) -> _T:
     return jax.tree.map(lambda x: jnp.take_along_axis(x, indices, axis=1), tree)
 
 
-def _merge(finished: _Finished, ending: _Extensions, length: jax.Array, alpha: float) -> _Finished:
+def _merge(
+    finished: _Finished, ending: _Extensions, length: jax.Array, alpha: float | jax.Array
+) -> _Finished:
     """Keeps the best of the finished hypotheses and of those that end now; -inf marks none."""
     lengths = jnp.where(ending.log_probs > -jnp.inf, length, 0)
     scores = ending.log_probs / length_normalizer(length, alpha)
@@ -132,7 +149,7 @@ def _merge(finished: _Finished, ending: _Extensions, length: jax.Array, alpha: f
 
 
 def _trace_back(state: _State, eos: int, pad: int) -> jax.Array:
-    """`[batch, keep, max_length]` tokens of the finished hypotheses, read from their ends to the root."""
+    """`[batch, keep, max_length]`: the finished hypotheses, read from their ends to the root."""
     lengths = state.finished.lengths
 
     def previous(
@@ -152,7 +169,8 @@ def _trace_back(state: _State, eos: int, pad: int) -> jax.Array:
 
 def _first_state(cache: Cache, tokens: jax.Array, keep: int, max_length: int) -> _State:
     batch, beams = tokens.shape
-    # All beams begin alike: only the first is alive, or the beam would be filled with copies of one hypothesis.
+    # All beams begin alike: only the first is alive, or the beam would be filled with copies of one
+    # hypothesis.
     log_probs = jnp.full((batch, beams), -jnp.inf).at[:, 0].set(0.0)
     none = jnp.full((batch, keep), -jnp.inf)
     zeros = jnp.zeros((batch, keep), jnp.int32)
@@ -179,9 +197,9 @@ def beam_search(
     beams: int,
     max_length: int,
     limits: jax.Array | None = None,
-    length_penalty: float = 0.6,
+    length_penalty: float | jax.Array = 0.6,
     keep: int | None = None,
-    patience: float = 1.0,
+    patience: float | jax.Array = 1.0,
     vocab_size: int | None = None,
     pad: int = 0,
 ) -> Decoded:
@@ -195,12 +213,13 @@ def beam_search(
         eos: the token that ends a hypothesis.
         beams: how many hypotheses of a row are followed.
         max_length: static room for the tokens of a hypothesis, EOS included.
-        limits: `[batch]` int32, the most tokens of each row, EOS included; `None`: `max_length` for all.
+        limits: `[batch]` int32, the most tokens of each row, EOS included; `None`: `max_length` for
+            all.
         length_penalty: alpha of `length_normalizer`.
-        keep: how many hypotheses of a row to return; `None`: `beams`. With 1 the search may stop earlier, and the
-            best hypothesis is the same.
-        patience: a row is done when `patience * beams` of its hypotheses have ended; `math.inf`: only when none can
-            still improve the result.
+        keep: how many hypotheses of a row to return; `None`: `beams`. With 1 the search may stop
+            earlier, and the best hypothesis is the same.
+        patience: a row is done when `patience * beams` of its hypotheses have ended; `math.inf`:
+            only when none can still improve the result.
         vocab_size: true size of the vocabulary where the logits have more columns.
         pad: fills `tokens` behind EOS.
 
@@ -216,7 +235,7 @@ def beam_search(
         raise UserError(
             f'keep is {keep}; a search with {beams} beams returns 1 to {beams} hypotheses'
         )
-    if patience < 1:
+    if is_below(patience, 1):
         raise UserError(f'patience is {patience}; choose 1 or more')
     limits = row_limits(limits, batch, max_length)
     best_normalizer = length_normalizer(limits, length_penalty)
@@ -232,16 +251,14 @@ def beam_search(
         )
         ends = candidates.tokens == eos
         # Frozen rows go through the motions: they may neither finish nor follow anything more.
-        ending = jax.tree.map(lambda x: x[:, :beams], candidates).replace(
-            log_probs=jnp.where(ends & ~state.done[:, None], candidates.log_probs, -jnp.inf)[
-                :, :beams
-            ]
-        )
+        ending = jax.tree.map(lambda x: x[:, :beams], candidates)
+        may_end = (ends & ~state.done[:, None])[:, :beams]
+        ending = replace(ending, log_probs=jnp.where(may_end, ending.log_probs, -jnp.inf))
         finished = _merge(state.finished, ending, length, length_penalty)
         ended = state.ended + jnp.sum(ending.log_probs > -jnp.inf, axis=1, dtype=jnp.int32)
         going_on = jnp.where(ends | state.done[:, None], -jnp.inf, candidates.log_probs)
         log_probs, order = lax.top_k(going_on, beams)
-        alive = _take(candidates, order).replace(log_probs=log_probs)
+        alive = replace(_take(candidates, order), log_probs=log_probs)
         within_reach = log_probs[:, 0] / best_normalizer > finished.scores[:, -1]
         return _State(
             time=length,

@@ -1,9 +1,8 @@
 """Greedy search: always the most probable next token."""
 
 import jax
-import jax.numpy as jnp
 
-from seqzoo.decoding.base import BeamStep, Cache, Decoded
+from seqzoo.decoding.base import BeamStep, Cache, Decoded, most_probable
 from seqzoo.decoding.loop import decode_independently
 
 
@@ -16,7 +15,7 @@ def greedy_search(
     eos: int | None,
     max_length: int,
     limits: jax.Array | None = None,
-    length_penalty: float = 0.0,
+    length_penalty: float | jax.Array = 0.0,
     force_eos: bool = True,
     vocab_size: int | None = None,
     pad: int = 0,
@@ -24,15 +23,18 @@ def greedy_search(
     """Follows the most probable token (the lowest of equals) until EOS or the limit of the row.
 
     Args:
-        step: reads one token per hypothesis, with one beam: a model's `[batch]` step in `one_beam`, or any `BeamStep`.
+        step: reads one token per hypothesis, with one beam: a model's `[batch]` step in `one_beam`,
+            or any `BeamStep`.
         cache: what `step` expects at the first token.
         batch: number of rows.
         bos: the token read first; `[batch]` where rows differ (the last token of a prompt).
         eos: the token that ends a hypothesis; `None` where nothing does.
         max_length: static room for tokens, EOS included.
-        limits: `[batch]` int32, the most tokens of each row, EOS included; `None`: `max_length` for all.
+        limits: `[batch]` int32, the most tokens of each row, EOS included; `None`: `max_length` for
+            all.
         length_penalty: alpha of the normalizer in `scores`; it changes no token.
-        force_eos: the last token within the limit is EOS, as in beam search; otherwise a hypothesis is cut off there.
+        force_eos: the last token within the limit is EOS, as in beam search; otherwise a hypothesis
+            is cut off there.
         vocab_size: true size of the vocabulary where the logits have more columns.
         pad: fills `tokens` behind EOS.
 
@@ -43,7 +45,7 @@ def greedy_search(
         UserError: a setting under which no search makes sense.
     """
     return decode_independently(
-        lambda logits, time: jnp.argmax(logits, axis=-1),
+        lambda logits, time: most_probable(logits),
         step,
         cache,
         batch=batch,

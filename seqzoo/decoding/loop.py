@@ -1,4 +1,4 @@
-"""The loop of greedy search and sampling: hypotheses that never change places, extended by a chosen token."""
+"""The loop of greedy search and sampling: hypotheses that never change places."""
 
 from collections.abc import Callable
 
@@ -45,15 +45,15 @@ def decode_independently(
     beams: int,
     max_length: int,
     limits: jax.Array | None,
-    length_penalty: float,
+    length_penalty: float | jax.Array,
     force_eos: bool,
     vocab_size: int | None,
     pad: int,
 ) -> Decoded:
-    """Extends each of `[batch, beams]` hypotheses by what `choose` picks, until EOS or the row's limit.
+    """Extends each hypothesis by what `choose` picks, until EOS or the limit of its row.
 
-    The log-probabilities are the model's own, whatever `choose` does to the logits. See `greedy_search` for the
-    other arguments.
+    The log-probabilities are the model's own, whatever `choose` does to the logits. See
+    `greedy_search` for the other arguments.
     """
     check_search(max_length=max_length, beams=beams, length_penalty=length_penalty)
     limits = row_limits(limits, batch, max_length)[:, None]

@@ -1,4 +1,4 @@
-"""Beam search against exhaustive enumeration, greedy search, rescoring and itself in other company."""
+"""Beam search against enumeration, greedy search, rescoring, and itself in other company."""
 
 import functools
 import itertools
@@ -27,7 +27,7 @@ def next_hash(h, token):
 
 
 def tree_step(table, tokens, cache):
-    """A language model whose logits depend on the whole prefix: `[batch]` tokens, caches of hashes by row."""
+    """A language model for `[batch]` tokens whose logits depend on the whole prefix."""
     hashes = next_hash(cache['hash'], tokens)
     return table[cache['row'], hashes], {
         'hash': hashes,
@@ -44,10 +44,7 @@ def first_cache(batch):
     }
 
 
-@functools.partial(
-    jax.jit,
-    static_argnames=('beams', 'max_length', 'length_penalty', 'keep', 'patience', 'vocab_size'),
-)
+@functools.partial(jax.jit, static_argnames=('beams', 'max_length', 'keep', 'vocab_size'))
 def search(
     table,
     limits,
@@ -68,12 +65,12 @@ def search(
     )  # fmt: skip
 
 
-@functools.partial(jax.jit, static_argnames=('max_length', 'length_penalty'))
+@functools.partial(jax.jit, static_argnames='max_length')
 def greedy(table, limits, *, max_length, length_penalty=0.6):
     batch = table.shape[0]
     return greedy_search(
-        one_beam(functools.partial(tree_step, table)), first_cache(batch), batch=batch, bos=BOS, eos=EOS,
-        max_length=max_length, limits=limits, length_penalty=length_penalty, pad=PAD,
+        one_beam(functools.partial(tree_step, table)), first_cache(batch), batch=batch, bos=BOS,
+        eos=EOS, max_length=max_length, limits=limits, length_penalty=length_penalty, pad=PAD,
     )  # fmt: skip
 
 
@@ -132,7 +129,8 @@ def test_wide_beam_equals_exhaustive_enumeration(seed, alpha_and_patience, limit
         scores = np.asarray(found.scores[row])
         held = int(np.isfinite(scores).sum())
         if patience == math.inf:
-            # The exact bound may stop before hypotheses are found only once all slots are full: 16 > 15 never are.
+            # The exact bound may stop before hypotheses are found only once all slots are full: 16
+            # > 15 never are.
             assert held == len(expected)
         np.testing.assert_allclose(
             scores[:held], [score for score, _ in expected[:held]], rtol=1e-5, atol=1e-5
@@ -180,15 +178,18 @@ def test_scores_equal_rescoring_and_results_are_well_formed(seed, alpha, limits)
     found = jax.device_get(
         search(table, jnp.array(limits), beams=3, max_length=9, length_penalty=alpha)
     )
-    assert found.tokens.shape == (4, 3, 9) and found.tokens.dtype == np.int32
+    assert found.tokens.shape == (4, 3, 9)
+    assert found.tokens.dtype == np.int32
     for row, slot in itertools.product(range(4), range(3)):
         length = int(found.lengths[row, slot])
         if length == 0:
-            assert found.scores[row, slot] == -np.inf and not found.tokens[row, slot].any()
+            assert found.scores[row, slot] == -np.inf
+            assert not found.tokens[row, slot].any()
             continue
         tokens = found.tokens[row, slot]
         assert length <= limits[row]
-        assert tokens[length - 1] == EOS and EOS not in tokens[: length - 1]
+        assert tokens[length - 1] == EOS
+        assert EOS not in tokens[: length - 1]
         assert (tokens[length:] == PAD).all()
         log_prob = rescore(table[row], tokens[:length])
         np.testing.assert_allclose(found.log_probs[row, slot], log_prob, rtol=1e-5, atol=1e-4)
@@ -213,31 +214,30 @@ def test_row_decoded_alone_gives_the_same(seed):
         np.testing.assert_array_equal(alone.scores[0], together.scores[row])
 
 
-def test_search_stops_when_every_row_is_done():
-    table = np.zeros((2, TABLE, 5), np.float32)
+@pytest.mark.parametrize('patience', [1.0, math.inf])
+def test_search_stops_when_every_row_is_done(patience):
+    table = np.zeros((4, TABLE, 7), np.float32)
     table[..., EOS] = 20.0
-    for patience in (1.0, math.inf):
-        found = search(table, None, beams=1, max_length=30, patience=patience)
-        assert found.steps == 1
-        found = search(table, None, beams=3, max_length=30, patience=patience)
-        assert found.steps <= 4
-        np.testing.assert_array_equal(found.lengths[:, 0], [1, 1])
+    for beams, most in ((1, 1), (3, 4)):
+        found = search(table, jnp.array([9] * 4), beams=beams, max_length=9, patience=patience)
+        assert found.steps <= most
+        np.testing.assert_array_equal(found.lengths[:, 0], [1] * 4)
 
 
 def test_one_unfinished_row_keeps_the_search_going():
-    table = np.zeros((2, TABLE, 5), np.float32)
+    table = np.zeros((4, TABLE, 7), np.float32)
     table[0, :, EOS] = 20.0
-    table[1, :, EOS] = -20.0
-    found = search(table, None, beams=2, max_length=12)
-    assert found.steps == 12
-    assert found.lengths[0, 0] == 1 and found.lengths[1, 0] == 12
+    table[1:, :, EOS] = -20.0
+    found = search(table, jnp.array([9, 8, 3, 2]), beams=3, max_length=9)
+    assert found.steps == 8
+    np.testing.assert_array_equal(found.lengths[:, 0], [1, 8, 3, 2])
 
 
 def test_columns_behind_the_vocabulary_are_never_chosen():
-    table = random_tables(3, 2, 7)
-    filled = np.concatenate([table, np.full((2, TABLE, 3), 30.0, np.float32)], axis=-1)
-    plain = search(table, None, beams=3, max_length=6)
-    masked = search(filled, None, beams=3, max_length=6, vocab_size=7)
+    table, limits = random_tables(3, 4, 7), jnp.array([9, 3, 7, 9])
+    filled = np.concatenate([table, np.full((4, TABLE, 3), 30.0, np.float32)], axis=-1)
+    plain = search(table, limits, beams=3, max_length=9)
+    masked = search(filled, limits, beams=3, max_length=9, vocab_size=7)
     np.testing.assert_array_equal(plain.tokens, masked.tokens)
     np.testing.assert_allclose(plain.scores, masked.scores, rtol=1e-6)
 
@@ -310,22 +310,25 @@ def test_memory_is_not_copied_for_the_beams():
 
 
 def test_caches_stacked_over_layers_follow_their_parents():
-    table = jnp.asarray(random_tables(5, 3, 7))
+    table = jnp.asarray(random_tables(5, 4, 7))
 
     def stacked_step(tokens, cache):
-        logits, new = tree_step(
-            table, tokens, {**cache, 'hash': cache['hash'][1], 'row': cache['row'][0]}
-        )
+        plain = {'hash': cache['hash'][1], 'row': cache['row'][0], 'time': cache['time']}
+        logits, new = tree_step(table, tokens, plain)
         layers = jnp.stack([new['hash'] * 0, new['hash']])  # [layers, batch]
         return logits, {'hash': layers, 'row': new['row'][None], 'time': new['time']}
 
-    cache = first_cache(3)
-    cache = {'hash': jnp.zeros((2, 3), jnp.int32), 'row': cache['row'][None], 'time': cache['time']}
-    found = beam_search(
-        map_over_beams(stacked_step, batch_axis=1), replicate_for_beams(cache, 3), batch=3, bos=BOS, eos=EOS,
-        beams=3, max_length=6,
-    )  # fmt: skip
-    np.testing.assert_array_equal(found.tokens, search(table, None, beams=3, max_length=6).tokens)
+    @jax.jit
+    def stacked_search():
+        cache = {**first_cache(4), 'hash': jnp.zeros((2, 4), jnp.int32)}
+        cache['row'] = cache['row'][None]
+        return beam_search(
+            map_over_beams(stacked_step, batch_axis=1), replicate_for_beams(cache, 3), batch=4,
+            bos=BOS, eos=EOS, beams=3, max_length=9,
+        )  # fmt: skip
+
+    plain = search(table, jnp.array([9] * 4), beams=3, max_length=9)
+    np.testing.assert_array_equal(stacked_search().tokens, plain.tokens)
 
 
 def test_length_normalizer_is_that_of_gnmt():
@@ -338,5 +341,6 @@ def test_length_normalizer_is_that_of_gnmt():
     [{'beams': 0}, {'max_length': 0}, {'length_penalty': -1.0}, {'keep': 9}, {'patience': 0.5}],
 )
 def test_senseless_settings_are_refused(wrong):
+    fixed = {'batch': 1, 'bos': BOS, 'eos': EOS}
     with pytest.raises(UserError, match=next(iter(wrong))):
-        search(np.zeros((1, TABLE, 5), np.float32), None, **{'beams': 2, 'max_length': 3, **wrong})
+        beam_search(one_beam(tree_step), None, **{'beams': 2, 'max_length': 3, **wrong}, **fixed)
