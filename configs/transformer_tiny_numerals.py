@@ -1,4 +1,6 @@
-"""The demonstration: a small Transformer learns to write English number words in German, in two minutes on two cores."""
+"""The demonstration: a small Transformer learns to write English number words in German, in two
+minutes on two cores.
+"""
 
 from seqzoo.data.batching import BatchConfig
 from seqzoo.data.corpora import Numerals
@@ -13,7 +15,7 @@ from seqzoo.tasks.translation import Translation
 
 def experiment() -> Experiment:
     return Experiment(
-        description='English number words to German, the embedded corpus: learns in two minutes on two cores',
+        description='English number words to German: the embedded corpus, two minutes on two cores',
         model=TransformerConfig(
             num_layers=2, embed_dim=128, mlp_dim=512, num_heads=4, norm='pre', dropout_rate=0.0
         ),

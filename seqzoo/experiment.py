@@ -1,7 +1,7 @@
 """An experiment: everything that a run is, in one frozen dataclass.
 
-The first half *defines* the run: change it and it is another run. The second half says *how* it runs: device layout,
-cadence, decoding. It may change whenever the run is taken up again.
+The first half *defines* the run: change it and it is another run. The second half says *how* it
+runs: device layout, cadence, decoding. It may change whenever the run is taken up again.
 """
 
 from dataclasses import dataclass, field, replace
@@ -26,16 +26,19 @@ class TrainConfig:
         max_minutes: stop after this much training time in this process, whatever `steps` says.
         accumulation: parts into which each batch is split; the same batch, less memory.
         log_every: updates between two entries of `metrics.jsonl`.
-        evaluate_every: updates between two evaluations on the dev split; 0 evaluates only at the end.
-        evaluate_decoding: also translate and score the dev split then, greedily; otherwise only its loss.
+        evaluate_every: updates between two evaluations on the dev split; 0 evaluates only at the
+            end.
+        evaluate_decoding: also translate and score the dev split then, greedily; otherwise only its
+            loss.
         checkpoint_every: updates between two checkpoints; one is written at the end in any case.
         keep, keep_best: how many checkpoints survive, newest and best by the task's metric.
-        snapshot_every, keep_snapshots: parameters alone, to be averaged by `evaluate --average`; 0 writes none.
+        snapshot_every, keep_snapshots: parameters alone, to be averaged by `evaluate --average`; 0
+            writes none.
         early_stopping: stop after this many evaluations without improvement; `None` never.
-        plateau_patience, plateau_factor: multiply the learning rate by the factor after this many evaluations
-            without improvement; `None` never.
-        non_finite: a loss or gradient that is not finite stops the run (`'stop'`) or its update is left out and
-            counted (`'skip'`).
+        plateau_patience, plateau_factor: multiply the learning rate by the factor after this many
+            evaluations without improvement; `None` never.
+        non_finite: a loss or gradient that is not finite stops the run (`'stop'`) or its update is
+            left out and counted (`'skip'`).
     """
 
     steps: int = 100_000
@@ -99,7 +102,9 @@ class Experiment:
     published: Published = field(default_factory=Published)
 
     def nominal_model(self) -> ModelConfig:
-        """The model's configuration with the vocabulary size of the paper where the data has to say it."""
+        """The model's configuration with the vocabulary size of the paper where the data has to say
+        it.
+        """
         if getattr(self.model, 'vocab_size', 0) is not None:
             return self.model
         return replace(self.model, vocab_size=self.task.nominal_vocab_size)  # type: ignore[call-arg]

@@ -1,4 +1,5 @@
-"""Where parallel text comes from, as configuration: text files, a TFDS data set, or the embedded numerals.
+"""Where parallel text comes from, as configuration: text files, a TFDS data set, or the embedded
+numerals.
 
 A configuration names the data set; `--data-dir` says where it lies.
 """
@@ -79,7 +80,8 @@ class Numerals(Corpus):
 
 @dataclass(frozen=True, kw_only=True)
 class Wmt14(Corpus):
-    """WMT 2014 by the addresses and checksums that TFDS lists, read back through TFDS without TensorFlow.
+    """WMT 2014 by the addresses and checksums that TFDS lists, read back through TFDS without
+    TensorFlow.
 
     Attributes:
         pair: as TFDS names it.

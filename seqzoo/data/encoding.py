@@ -1,7 +1,8 @@
 """From parallel text to token stores, through a cache that knows the text and the tokenizer.
 
-Tokenizers learn from the training split only. Both they and the encoded splits are cached under a fingerprint of
-what went in, so that a second run on the same text starts at once, and a changed text is never mistaken for the old.
+Tokenizers learn from the training split only. Both they and the encoded splits are cached under a
+fingerprint of what went in, so that a second run on the same text starts at once, and a changed
+text is never mistaken for the old.
 """
 
 import hashlib
@@ -43,7 +44,9 @@ def load_tokenizers(folder: Path) -> TokenizerPair:
 
 
 def encode_cached(text: ParallelText, tokenizers: TokenizerPair, cache_dir: Path) -> PairStores:
-    """Encodes a split in bounded memory, or finds it encoded already; sentence n is line n, empty ones included."""
+    """Encodes a split in bounded memory, or finds it encoded already; sentence n is line n, empty
+    ones included.
+    """
     name = hashlib.sha256((_fingerprint(text) + tokenizers.fingerprint).encode()).hexdigest()[:24]
     return encode_pairs(text, tokenizers, directory=cache_dir / 'encoded' / name, key=name)
 

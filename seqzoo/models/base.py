@@ -1,6 +1,7 @@
 """What a model promises: one configuration class, one protocol, one kind of output.
 
-A model knows its mathematics and the names of its axes. It never sees a mesh, an optimizer, a tokenizer or a batch.
+A model knows its mathematics and the names of its axes. It never sees a mesh, an optimizer, a
+tokenizer or a batch.
 """
 
 import abc
@@ -13,7 +14,7 @@ from flax import linen as nn
 
 from seqzoo.errors import UserError
 
-Memory = Any  # what an encoder hands to its decoder: a pytree of arrays with the batch leading (or behind 'layers')
+Memory = Any  # what an encoder hands to its decoder: a pytree of arrays, the batch leading
 Cache = Any  # what incremental decoding carries from step to step: a pytree of arrays
 
 
@@ -44,7 +45,8 @@ class LMOutput:
     """What a language model or a decoder returns from a full forward pass.
 
     Attributes:
-        features: `[batch, length, embed]` before the output projection; `unembed` turns them into logits.
+        features: `[batch, length, embed]` before the output projection; `unembed` turns them into
+            logits.
         carry: recurrent state for truncated back-propagation; `()` for most models.
         losses: auxiliary losses by name, each a scalar already averaged.
     """
@@ -56,7 +58,8 @@ class LMOutput:
 
 @runtime_checkable
 class Seq2Seq(Protocol):
-    """An encoder-decoder. Segments are 1, 2, ... with 0 for padding; without them every position is real.
+    """An encoder-decoder. Segments are 1, 2, ... with 0 for padding; without them every position is
+    real.
 
     `target` is what the decoder reads: the task has shifted it already.
     """
@@ -86,5 +89,7 @@ class Seq2Seq(Protocol):
         ...
 
     def extend(self, tokens: jax.Array, memory: Memory, cache: Cache) -> tuple[jax.Array, Cache]:
-        """Reads `tokens` `[batch, n]` after what the cache holds; returns float32 logits `[batch, n, vocab]`."""
+        """Reads `tokens` `[batch, n]` after what the cache holds; returns float32 logits `[batch,
+        n, vocab]`.
+        """
         ...

@@ -12,8 +12,8 @@ def smoothed_cross_entropy(
 ) -> tuple[jax.Array, jax.Array]:
     """Label-smoothed cross-entropy and plain negative log-likelihood, in nats, per token.
 
-    The target distribution is (1 - e) on the target plus e / V on every class (Szegedy et al. 2016; Vaswani et al.
-    2017, section 5.4):  loss = lse(z) - (1 - e) z_target - (e / V) sum(z).
+    The target distribution is (1 - e) on the target plus e / V on every class (Szegedy et al. 2016;
+    Vaswani et al. 2017, section 5.4): loss = lse(z) - (1 - e) z_target - (e / V) sum(z).
 
     Args:
         logits: `[..., vocab]` float32.
@@ -21,7 +21,8 @@ def smoothed_cross_entropy(
         smoothing: e.
 
     Returns:
-        `(loss, nll)`, each `[...]` float32. No gradient flows through `nll`: it is the number to report.
+        `(loss, nll)`, each `[...]` float32. No gradient flows through `nll`: it is the number to
+        report.
     """
     return _forward(logits, targets, smoothing)[0]
 

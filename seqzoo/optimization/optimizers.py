@@ -1,6 +1,7 @@
 """Optimizers as frozen dataclasses that build an optax transformation without a learning rate.
 
-The step multiplies the result by -(schedule x plateau scale): one place applies the rate, whatever the optimizer.
+The step multiplies the result by -(schedule x plateau scale): one place applies the rate, whatever
+the optimizer.
 """
 
 import abc
@@ -33,7 +34,9 @@ class Optimizer(abc.ABC):
 
 
 def _matrices(params: Any) -> Any:
-    """Weight decay concerns kernels and tables, not biases and scales, whose only axis may be stacked by layer."""
+    """Weight decay concerns kernels and tables, not biases and scales, whose only axis may be
+    stacked by layer.
+    """
 
     def is_matrix(path: Any, leaf: jax.Array) -> bool:
         del leaf
@@ -47,7 +50,8 @@ class Adam(Optimizer):
     """Kingma and Ba 2015; the defaults are those of Vaswani et al. 2017, section 5.3.
 
     Attributes:
-        weight_decay: decoupled (Loshchilov and Hutter 2019), on kernels and tables only; 0 is plain Adam.
+        weight_decay: decoupled (Loshchilov and Hutter 2019), on kernels and tables only; 0 is plain
+            Adam.
     """
 
     beta1: float = 0.9

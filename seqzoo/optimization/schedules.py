@@ -104,7 +104,9 @@ class Constant(Schedule):
 
 @dataclass(frozen=True, kw_only=True)
 class EpochDecay(Schedule):
-    """`rate` for `constant_epochs`, then divided by `divisor` once per epoch (Zaremba et al. 2014; Luong 2015)."""
+    """`rate` for `constant_epochs`, then divided by `divisor` once per epoch (Zaremba et al. 2014;
+    Luong 2015).
+    """
 
     rate: float = 1.0
     constant_epochs: int = 4

@@ -1,7 +1,8 @@
 """The closed vocabulary of axis names, parameters that carry them, and constraints on activations.
 
-Models speak only of the *names* of axes (`'embed'`, `'heads'`). Which mesh axis a name is laid over is data, a
-table of rules, and is known only to `parallel/mesh.py` and to the code that compiles a step.
+Models speak only of the *names* of axes (`'embed'`, `'heads'`). Which mesh axis a name is laid over
+is data, a table of rules, and is known only to `parallel/mesh.py` and to the code that compiles a
+step.
 """
 
 import contextlib
@@ -60,10 +61,12 @@ def named(init: Callable[..., jax.Array], *names: str | None) -> Callable[..., A
 
     Args:
         init: any `init(key, shape, dtype)`.
-        *names: one name of `AXES` for each dimension of the parameter; `None` for a dimension never sharded.
+        *names: one name of `AXES` for each dimension of the parameter; `None` for a dimension never
+            sharded.
 
     Raises:
-        ValueError: a name outside the vocabulary, or (at init) a rank that differs from the number of names.
+        ValueError: a name outside the vocabulary, or (at init) a rank that differs from the number
+            of names.
     """
     check_names(names)
 
@@ -78,7 +81,8 @@ def named(init: Callable[..., jax.Array], *names: str | None) -> Callable[..., A
 def partition_spec(names: Sequence[str | None], rules: Rules, mesh: Mesh) -> PartitionSpec:
     """The `PartitionSpec` of an array whose dimensions are called `names`.
 
-    The first rule for a name wins; a mesh axis of size 1, or already used by an earlier dimension, is left out.
+    The first rule for a name wins; a mesh axis of size 1, or already used by an earlier dimension,
+    is left out.
     """
     check_names(names)
     table = dict(reversed(rules))
@@ -106,7 +110,9 @@ _context: contextvars.ContextVar[_Context | None] = contextvars.ContextVar(
 
 @contextlib.contextmanager
 def axis_rules(mesh: Mesh | None, rules: Rules = DEFAULT_RULES) -> Iterator[None]:
-    """Traces under this context lay named activations over `mesh`; `mesh=None` says axes are manual."""
+    """Traces under this context lay named activations over `mesh`; `mesh=None` says axes are
+    manual.
+    """
     token = _context.set(_Context(mesh, rules))
     try:
         yield
@@ -117,8 +123,9 @@ def axis_rules(mesh: Mesh | None, rules: Rules = DEFAULT_RULES) -> Iterator[None
 def constrain(x: jax.Array, *names: str | None) -> jax.Array:
     """Lays the activation `x` over the mesh of the enclosing `axis_rules`.
 
-    Outside any `axis_rules` it returns `x`, so that a bare `model.apply` works on one device; but if a mesh of
-    several devices is ambient (`jax.set_mesh`), the missing rules would silently replicate `x`, and it raises.
+    Outside any `axis_rules` it returns `x`, so that a bare `model.apply` works on one device; but
+    if a mesh of several devices is ambient (`jax.set_mesh`), the missing rules would silently
+    replicate `x`, and it raises.
     """
     if len(names) != x.ndim:
         raise ValueError(f'array of shape {x.shape} was given the axis names {names}')

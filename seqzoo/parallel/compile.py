@@ -1,7 +1,7 @@
 """One pure step, compiled for a mesh.
 
-`jit` with shardings is the strategy for any mesh: the step is written for the global batch, and the partitioner
-inserts the sums over devices.
+`jit` with shardings is the strategy for any mesh: the step is written for the global batch, and the
+partitioner inserts the sums over devices.
 """
 
 import functools
@@ -18,7 +18,8 @@ from seqzoo.parallel.mesh import replicated, rows_sharding
 def compile_train_step(
     step: Callable[..., Any], mesh: Mesh, state_shardings: Any, rules: Rules = DEFAULT_RULES
 ) -> Callable[..., Any]:
-    """`step(state, batch) -> (state, metrics)` compiled for `mesh`; the old state's memory is reused.
+    """`step(state, batch) -> (state, metrics)` compiled for `mesh`; the old state's memory is
+    reused.
 
     A compiled function is not traced again when rules change: make one per mesh and rule set.
     """
@@ -44,7 +45,9 @@ def compile_for_rows(
     *,
     gather: bool = True,
 ) -> Callable[..., Any]:
-    """`function(params, batch)` compiled for `mesh`, batch split by rows, results gathered to every device."""
+    """`function(params, batch)` compiled for `mesh`, batch split by rows, results gathered to every
+    device.
+    """
 
     @functools.wraps(function)
     def traced(params: Any, batch: Any) -> Any:

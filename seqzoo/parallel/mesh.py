@@ -1,6 +1,7 @@
 """Meshes, and where every array of a run lives on one.
 
-Data parallel, fully sharded, tensor and sequence parallel training differ only in the shape of the mesh: an axis of
+Data parallel, fully sharded, tensor and sequence parallel training differ only in the shape of the
+    mesh: an axis of
 size 1 vanishes from every sharding.
 """
 
@@ -22,7 +23,8 @@ BATCH_AXES = ('data', 'fsdp')
 
 @dataclass(frozen=True, kw_only=True)
 class MeshConfig:
-    """How many devices stand along each axis of the mesh; one of them may be -1, "all that are left".
+    """How many devices stand along each axis of the mesh; one of them may be -1, "all that are
+    left".
 
     Attributes:
         data: replicas that split the batch and hold whole parameters.

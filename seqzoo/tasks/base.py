@@ -1,7 +1,8 @@
 """What a task promises: data, loss, predictions and scores of one kind of problem.
 
-A task is a frozen dataclass, part of what defines a run. It turns files into token stores (`prepare`), a batch into
-sums and weights (`loss`), and inputs into records that people read (`predict`).
+A task is a frozen dataclass, part of what defines a run. It turns files into token stores
+(`prepare`), a batch into sums and weights (`loss`), and inputs into records that people read
+(`predict`).
 """
 
 import abc
@@ -17,6 +18,7 @@ from flax import linen as nn
 from jax.sharding import Mesh
 
 from seqzoo.data.batching import BatchConfig
+from seqzoo.errors import UserError
 from seqzoo.models.base import ModelConfig
 from seqzoo.parallel.compile import compile_for_rows
 from seqzoo.parallel.mesh import put_rows
@@ -26,7 +28,9 @@ Batch = dict[str, Any]
 
 @flax.struct.dataclass
 class Sums:
-    """A mean in two parts, so that parts of a batch can be added: `total / weight` once everything is summed."""
+    """A mean in two parts, so that parts of a batch can be added: `total / weight` once everything
+    is summed.
+    """
 
     total: jax.Array
     weight: jax.Array
@@ -40,8 +44,8 @@ class Losses:
     """Sums of the terms of the objective, and of what is only reported.
 
     Attributes:
-        terms: unnormalised totals, by the names that `Task.weights` returns; the objective is the sum over names of
-            total / global weight.
+        terms: unnormalised totals, by the names that `Task.weights` returns; the objective is the
+            sum over names of total / global weight.
         metrics: quantities to report; no gradient is taken.
     """
 
@@ -77,14 +81,15 @@ class Decoding:
 
     def __post_init__(self) -> None:
         if self.method not in ('beam', 'greedy', 'sample'):
-            raise ValueError(
-                f"decode.method must be 'beam', 'greedy' or 'sample', not {self.method!r}"
+            raise UserError(
+                f"decode.method must be 'beam', 'greedy' or 'sample', not {self.method!r}."
             )
-        if self.beams < 1 or self.rows < 1:
-            raise ValueError('decode.beams and decode.rows must be at least 1')
+        if self.beams < 1 or self.rows < 1 or self.n_best < 1:
+            raise UserError('decode.beams, decode.rows and decode.n_best must be at least 1.')
         if self.method == 'beam' and self.n_best > self.beams:
-            raise ValueError(
-                f'decode.n_best is {self.n_best}, more than the {self.beams} beams; raise decode.beams'
+            raise UserError(
+                f'decode.n_best is {self.n_best}, more than the {self.beams} beams; '
+                'raise decode.beams.'
             )
 
 
@@ -113,7 +118,8 @@ class Prediction:
 
 @dataclass(frozen=True)
 class Runtime:
-    """A model with its variables on a mesh: what evaluation and prediction need, and training lends.
+    """A model with its variables on a mesh: what evaluation and prediction need, and training
+    lends.
 
     Attributes:
         model: the module.
@@ -134,7 +140,9 @@ class Runtime:
         return replace(self, variables=variables)
 
     def run(self, name: Any, function: Callable[..., Any], batch: Batch) -> Any:
-        """`function(variables, batch)`, compiled for the mesh once for each `name` and shape of the batch."""
+        """`function(variables, batch)`, compiled for the mesh once for each `name` and shape of the
+        batch.
+        """
         if name not in self.programs:
             self.programs[name] = compile_for_rows(function, self.mesh, self.shardings)
         return self.programs[name](self.variables, put_rows(batch, self.mesh))
@@ -148,7 +156,9 @@ class Prepared(abc.ABC):
 
     @abc.abstractmethod
     def save(self, run_dir: Path) -> None:
-        """Stores in the run what evaluation and prediction need without the training data (the tokenizer)."""
+        """Stores in the run what evaluation and prediction need without the training data (the
+        tokenizer).
+        """
 
     @abc.abstractmethod
     def report(self) -> list[str]:

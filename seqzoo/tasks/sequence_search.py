@@ -39,7 +39,8 @@ def seq2seq_search(
     """A pure function `(variables, batch) -> Decoded` for sources padded to `source_length`.
 
     `batch` holds `source`, `source_segments` `[rows, source_length]`, and `rows` `[rows]`.
-    An output may have `decoding.extra_length` tokens more than its source (Vaswani et al. 2017, section 6.1).
+    An output may have `decoding.extra_length` tokens more than its source (Vaswani et al. 2017,
+    section 6.1).
     """
     max_length = source_length + decoding.extra_length
 

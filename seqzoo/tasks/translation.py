@@ -47,7 +47,9 @@ class PreparedTranslation(Prepared):
 
     @property
     def fingerprint(self) -> str:  # type: ignore[override]
-        """Of the training split under its tokenizers: what a run may not exchange when it is taken up again."""
+        """Of the training split under its tokenizers: what a run may not exchange when it is taken
+        up again.
+        """
         sides = [self.splits['train'].source, self.splits['train'].target]
         return '-'.join(side.fingerprint[:16] for side in sides)
 
@@ -66,7 +68,8 @@ class Translation(Task):
         corpus: where the text comes from.
         source_language, target_language: as in the names of its files or columns.
         tokenizer: pieces of both sides.
-        label_smoothing: of the training loss; reported losses are plain nats per target token, the end included.
+        label_smoothing: of the training loss; reported losses are plain nats per target token, the
+            end included.
     """
 
     corpus: Corpus = field(default_factory=TextFiles)
@@ -87,7 +90,7 @@ class Translation(Task):
     def best_metric(self) -> tuple[str, str]:
         return 'loss', 'min'
 
-    # -- data ---------------------------------------------------------------------------------------------------------
+    # Data
 
     def prepare(
         self,
@@ -131,7 +134,8 @@ class Translation(Task):
         stated = getattr(model, 'vocab_size', None)
         if stated is not None and stated != size:
             raise UserError(
-                f'model.vocab_size is {stated}, but the tokenizer has {size} pieces; leave model.vocab_size out.'
+                f'model.vocab_size is {stated}, but the tokenizer has {size} pieces; '
+                'leave model.vocab_size out.'
             )
         changes: dict[str, Any] = {'vocab_size': size}
         if not self.tokenizer.joint:
@@ -163,7 +167,7 @@ class Translation(Task):
             row_multiple=row_multiple,
         )
 
-    # -- loss ---------------------------------------------------------------------------------------------------------
+    # Loss
 
     def weights(self, batch: Batch) -> dict[str, jax.Array]:
         return {'loss': jnp.sum(batch['target_segments'] > 0).astype(jnp.float32)}
@@ -195,7 +199,7 @@ class Translation(Task):
         }
         return Losses({'loss': total}, metrics), carry
 
-    # -- evaluation and prediction ------------------------------------------------------------------------------------
+    # Evaluation and prediction
 
     def evaluate(
         self,

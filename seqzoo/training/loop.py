@@ -1,8 +1,9 @@
 """The one training loop.
 
-It hands steps to the devices and never waits for one: metrics of a step are fetched when later steps are already on
-their way. Everything that people see (log, bar, TensorBoard) and everything that survives (checkpoints, snapshots)
-hangs on this loop through small objects.
+It hands steps to the devices and never waits for one: metrics of a step are fetched when later
+    steps are already on
+their way. Everything that people see (log, bar, TensorBoard) and everything that survives
+(checkpoints, snapshots) hangs on this loop through small objects.
 """
 
 import time
@@ -31,7 +32,9 @@ class NonFinite(UserError):
 
 @dataclass
 class Clock:
-    """Seconds of the run by what they were spent on; compilation happens inside the first call of each shape."""
+    """Seconds of the run by what they were spent on; compilation happens inside the first call of
+    each shape.
+    """
 
     started: float = field(default_factory=time.monotonic)
     spent: dict[str, float] = field(default_factory=dict)
@@ -162,7 +165,8 @@ class Loop:
             return True
         if config.early_stopping is not None and self.improvement.stale >= config.early_stopping:
             self.progress.announce(
-                f'No improvement of {self.metric} in {self.improvement.stale} evaluations: stopping at step {step}.'
+                f'No improvement of {self.metric} in {self.improvement.stale} evaluations: '
+                f'stopping at step {step}.'
             )
             return True
         return False
@@ -209,8 +213,9 @@ class Loop:
         norm = float(metrics['gradient_norm'])
         self.events.write('non_finite', step, gradient_norm=norm)
         raise NonFinite(
-            f'The loss or gradient of step {step} is not finite (gradient norm {norm}); {kept}; try a lower learning '
-            'rate, a longer warm-up, --optimizer.clip-norm 1 or --train.non-finite skip.'
+            f'The loss or gradient of step {step} is not finite (gradient norm {norm}); {kept}; '
+            'try a lower learning rate, a longer warm-up, --optimizer.clip-norm 1 or '
+            '--train.non-finite skip.'
         )
 
     def _evaluate(self, state: TrainState, step: int) -> dict[str, Any]:
@@ -221,7 +226,8 @@ class Loop:
         self.events.write('evaluation', step, seconds=round(self.clock.total, 3), **metrics)
         shown = ', '.join(f'{k} {v:.4g}' for k, v in metrics.items() if isinstance(v, float))
         self.progress.announce(
-            f'step {step}: dev {shown}{" (best)" if improved else ""}, {time.monotonic() - started:.1f} s'
+            f'step {step}: dev {shown}{" (best)" if improved else ""}, '
+            f'{time.monotonic() - started:.1f} s'
         )
         self._logged_at += time.monotonic() - started  # tokens per second speaks of training
         return {**metrics, 'improved': improved}
@@ -233,7 +239,7 @@ class Loop:
         self.improvement.stale_since_reduction = 0
         scale = state.learning_rate_scale * jnp.asarray(factor, state.learning_rate_scale.dtype)
         self.progress.announce(
-            f'No improvement in {patience} evaluations: the learning rate is multiplied by {factor}.'
+            f'No improvement in {patience} evaluations: learning rate times {factor}.'
         )
         return state.replace(
             learning_rate_scale=jax.device_put(scale, state.learning_rate_scale.sharding)

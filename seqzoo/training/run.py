@@ -26,7 +26,9 @@ ProgressFunction = Callable[[int, int], None]
 
 
 def default_cache_dir() -> Path:
-    """Where tokenizers and encoded text are kept: `SEQZOO_CACHE_DIR`, or `seqzoo` in the user's cache folder."""
+    """Where tokenizers and encoded text are kept: `SEQZOO_CACHE_DIR`, or `seqzoo` in the user's
+    cache folder.
+    """
     if stated := os.environ.get('SEQZOO_CACHE_DIR'):
         return Path(stated)
     return Path(os.environ.get('XDG_CACHE_HOME') or Path.home() / '.cache') / 'seqzoo'
@@ -39,7 +41,9 @@ def default_data_dir(stated: str | Path | None) -> Path | None:
 
 
 def save_experiment(experiment: Experiment, run_dir: Path) -> None:
-    """Writes `experiment.json`, and a copy of the configuration file if its types are needed to read that again."""
+    """Writes `experiment.json`, and a copy of the configuration file if its types are needed to
+    read that again.
+    """
     if (source := config_source(experiment)) is not None and source != run_dir / CONFIG:
         shutil.copyfile(source, run_dir / CONFIG)
     partial = run_dir / f'.{EXPERIMENT}.part'
@@ -65,7 +69,8 @@ def refuse_differences(old: Experiment, new: Experiment, run_dir: Path) -> None:
     found = [str(d) for d in differences(old, new) if d.path.split('.')[0] in DEFINING]
     if found:
         raise UserError(
-            f'{run_dir} holds another run; it differs in {"; ".join(found)}: choose a new --run, or undo the change.'
+            f'{run_dir} holds another run; it differs in {"; ".join(found)}: '
+            'choose a new --run, or undo the change.'
         )
 
 
@@ -104,7 +109,8 @@ class Run:
         Args:
             records: inputs, such as lines of text.
             progress: called with how many are done, of how many.
-            **decoding: fields of `Decoding` that shall differ from the experiment's, such as `beams=8`.
+            **decoding: fields of `Decoding` that shall differ from the experiment's, such as
+                `beams=8`.
         """
         experiment = self.experiment
         return experiment.task.predict(
@@ -131,9 +137,11 @@ def load_run(
 
     Args:
         path: the run folder.
-        step: a checkpoint's step, `'latest'`, or `'best'` by the task's metric; `None` is the best if there is one.
+        step: a checkpoint's step, `'latest'`, or `'best'` by the task's metric; `None` is the best
+            if there is one.
         average_last: how many of the newest snapshots are averaged, or 1 for a checkpoint as it is.
-        overrides: changes to how the run works, such as `{'decode.beams': 8}`; what defines it stays.
+        overrides: changes to how the run works, such as `{'decode.beams': 8}`; what defines it
+            stays.
         data_dir, splits: data to read with it.
         announce: takes sentences about the data.
 
@@ -200,7 +208,8 @@ def evaluate(
     """Scores a split, every example once, and records the result in the run's `results.json`.
 
     Returns:
-        `metrics` (numbers by name), `signature` of the scorer, `split`, `step`, `average`, `decode`.
+        `metrics` (numbers by name), `signature` of the scorer, `split`, `step`, `average`,
+        `decode`.
     """
     run = load_run(
         path,

@@ -25,9 +25,10 @@ def make_train_step(
 ) -> Step:
     """Builds `step(state, batch) -> (state, metrics)`.
 
-    The objective is the sum over loss terms of (sum over the global batch) / (weight of the global batch). Weights are
-    known before the backward pass, so parts of a batch, on other devices or accumulated, simply add their gradients,
-    and the result does not depend on how the batch was cut.
+    The objective is the sum over loss terms of (sum over the global batch) / (weight of the global
+    batch). Weights are known before the backward pass, so parts of a batch, on other devices or
+    accumulated, simply add their gradients, and the result does not depend on how the batch was
+    cut.
 
     `metrics` holds `Sums` by name, and the scalars `gradient_norm`, `learning_rate` and `finite`.
     A step whose loss or gradient is not finite changes nothing but the step number.

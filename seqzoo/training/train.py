@@ -238,7 +238,8 @@ def _refuse_other_data(prepared: Prepared, run: Path) -> None:
     known = json.loads((run / DATA).read_text(encoding='utf-8')) if (run / DATA).exists() else {}
     if known and known['fingerprint'] != prepared.fingerprint:
         raise UserError(
-            f'The training data is not the data that {run} was begun with; give the old --data-dir, or a new --run.'
+            f'The training data is not the data that {run} was begun with; '
+            'give the old --data-dir, or a new --run.'
         )
 
 
