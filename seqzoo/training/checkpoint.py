@@ -237,7 +237,7 @@ class Checkpoints:
             'meta': ocp.JsonCheckpointHandler(),
         }
         try:
-            return ocp.CheckpointManager(self.folder, options=options, item_handlers=handlers)
+            return _Manager(self.folder, options=options, item_handlers=handlers)
         except OSError as error:
             raise UserError(
                 f'cannot keep checkpoints in {self.folder}: {error.strerror or error}; '
@@ -412,6 +412,17 @@ class Checkpoints:
                 f'the checkpoint of step {step} could not be saved in {self.folder} '
                 f'({_cause(error)}); kept are {kept}: make room there and start the run again'
             ) from error
+
+
+class _Manager(ocp.CheckpointManager):
+    """Orbax's manager, which leaves it to the loop to know about preemption.
+
+    At a preemption it would compute how much time the save has saved, and fail over the times that
+    `lightweight_initialize` leaves out, after the commit and before old steps are deleted.
+    """
+
+    def reached_preemption(self, step: int) -> bool:
+        return False
 
 
 class _Preserve(preservation_policy.PreservationPolicy):
