@@ -64,6 +64,9 @@ class StandIn:
         module.evaluate = self._named('evaluate', lambda: EVALUATION)
         module.load_run = self._named('load_run', lambda: self)
         monkeypatch.setitem(sys.modules, 'seqzoo.training', module)
+        rescoring: Any = ModuleType('seqzoo.analysis.rescoring')
+        rescoring.score_given = self.score_given
+        monkeypatch.setitem(sys.modules, 'seqzoo.analysis.rescoring', rescoring)
         progress: Any = ModuleType('seqzoo.training.progress')
         progress.Progress = None
         monkeypatch.setitem(sys.modules, 'seqzoo.training.progress', progress)
@@ -82,7 +85,7 @@ class StandIn:
         self.calls.append(('predict', (records,), kwargs))
         return [Output(r.upper(), alternatives=(Output(r.lower(), -2.0),)) for r in records]
 
-    def score(self, records: list[str], targets: list[str], **kwargs: Any) -> list[Output]:
+    def score_given(self, run: Any, records: list[str], targets: list[str]) -> list[Output]:
         return [Output(t, -len(s) - len(t)) for s, t in zip(records, targets, strict=True)]
 
 

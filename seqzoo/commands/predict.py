@@ -21,8 +21,8 @@ With --scores a line is SCORE <tab> TEXT, the score being what the search ranked
 there are up to N lines for a record, best first, and each begins with the record's number: RECORD
 <tab> SCORE <tab> TEXT. --alignments adds <tab> SOURCE-TARGET pairs of piece numbers, from 0: for
 each piece of the output the piece of the input that it attended to most. --target F does not
-search: it gives the log-probability of the outputs in F. --json-lines writes all that is known,
-as one object per record.
+search: it gives the score that the outputs in F would have had. --json-lines writes all that is
+known, as one object per record.
 
 examples:
   echo 'three hundred and forty-two' | seqzoo predict runs/demo
@@ -69,7 +69,9 @@ def run(arguments: argparse.Namespace) -> int:
         if targets is None:
             predictions = loaded.predict(records, progress=progress)
         else:
-            predictions = loaded.score(records, targets)
+            from seqzoo.analysis.rescoring import score_given
+
+            predictions = score_given(loaded, records, targets)
     if arguments.alignments:
         predictions = _aligned(loaded, records, predictions)
     if not is_writer():
