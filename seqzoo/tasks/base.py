@@ -248,7 +248,6 @@ class Task(abc.ABC):
         batch: BatchConfig,
         decoding: Decoding,
         *,
-        alignments: bool = False,
         progress: Callable[[int, int], None] = lambda done, total: None,
     ) -> list[Prediction]:
         """One prediction per record, in order."""

@@ -12,7 +12,8 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from seqzoo.decoding.beam import Decoded, beam_search, map_over_beams, replicate_for_beams
+from seqzoo.decoding.base import BeamStep, Decoded, map_over_beams, replicate_for_beams
+from seqzoo.decoding.beam import beam_search
 from seqzoo.decoding.greedy import greedy_search
 from seqzoo.decoding.sampling import sample
 from seqzoo.tasks.base import Decoding
@@ -59,30 +60,21 @@ def seq2seq_search(
             'limits': jnp.minimum(lengths + decoding.extra_length, max_length),
         }
 
-        def one(tokens: jax.Array, cache: Any) -> tuple[jax.Array, Any]:
-            logits, cache = call(tokens[:, None], memory, cache, method='extend')
-            return logits[:, 0], cache
-
+        width = {'beam': decoding.beams, 'greedy': 1, 'sample': decoding.n_best}[decoding.method]
+        step, cache = _step_and_cache(model, variables, memory, max_length, width)
         if decoding.method == 'beam':
-            common |= {'beams': decoding.beams, 'length_penalty': decoding.length_penalty}
-            if hasattr(model, 'extend_beams'):
-                cache = call(memory, max_length, decoding.beams, method='init_beam_cache')
-                step = lambda tokens, parents, cache: call(  # noqa: E731
-                    tokens, parents, memory, cache, method='extend_beams'
-                )
-            else:
-                cache = call(memory, max_length, method='init_cache')
-                cache = replicate_for_beams(cache, decoding.beams)
-                step = map_over_beams(one)
-            return beam_search(step, cache, **common)
-        cache = call(memory, max_length, method='init_cache')
+            return beam_search(
+                step, cache, beams=width, length_penalty=decoding.length_penalty, **common
+            )
         if decoding.method == 'greedy':
-            return greedy_search(one, cache, **common)
-        keys = jax.random.fold_in(jax.random.key(decoding.seed), 0)
+            return greedy_search(step, cache, **common)
+        # The numbers of the examples, so that a line draws the same in whatever batch it stands.
+        keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(decoding.seed), batch['rows'])
         return sample(
-            one,
+            step,
             cache,
             key=keys,
+            samples=width,
             temperature=decoding.temperature,
             top_k=decoding.top_k,
             top_p=decoding.top_p,
@@ -90,3 +82,24 @@ def seq2seq_search(
         )
 
     return search
+
+
+def _step_and_cache(
+    model: nn.Module, variables: Any, memory: Any, max_length: int, width: int
+) -> tuple[BeamStep, Any]:
+    """What the searches drive: the model's own way with several hypotheses, or a map over them."""
+    call = functools.partial(model.apply, variables)
+    if hasattr(model, 'extend_beams'):
+        cache = call(memory, max_length, width, method='init_beam_cache')
+
+        def own(tokens: jax.Array, parents: jax.Array, cache: Any) -> tuple[jax.Array, Any]:
+            return call(tokens, parents, memory, cache, method='extend_beams')
+
+        return own, cache
+
+    def one(tokens: jax.Array, cache: Any) -> tuple[jax.Array, Any]:
+        logits, cache = call(tokens[:, None], memory, cache, method='extend')
+        return logits[:, 0], cache
+
+    cache = call(memory, max_length, method='init_cache')
+    return map_over_beams(one), replicate_for_beams(cache, width)

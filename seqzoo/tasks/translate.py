@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any
 
 import jax
 import numpy as np
@@ -14,7 +13,7 @@ from seqzoo.data.token_store import TokenStore
 from seqzoo.data.tokenizers import TokenizerPair
 from seqzoo.decoding.base import Decoded
 from seqzoo.parallel.mesh import row_shards
-from seqzoo.tasks.base import Batch, Decoding, Prediction, Runtime
+from seqzoo.tasks.base import Decoding, Prediction, Runtime
 from seqzoo.tasks.sequence_search import SpecialTokens, seq2seq_search
 
 
@@ -46,7 +45,8 @@ def translate(
     for item in batches:
         length = item.arrays['source'].shape[1]
         search = seq2seq_search(runtime.model, decoding, special, length)
-        arrays = {k: item.arrays[k] for k in ('source', 'source_segments', 'rows')}
+        arrays = {k: item.arrays[k] for k in ('source', 'source_segments')}
+        arrays['rows'] = np.asarray(item.example_ids, np.int32)  # -1 in rows that only fill up
         decoded: Decoded = jax.device_get(runtime.run(('search', decoding, length), search, arrays))
         for row, example in enumerate(item.example_ids):
             if example >= 0:
@@ -80,33 +80,3 @@ def _read(
     kept = [r for r in range(min(n_best, decoded.lengths.shape[1])) if decoded.lengths[row, r] > 0]
     best, *others = [one(rank) for rank in kept] or [one(0)]
     return replace(best, alternatives=tuple(others))
-
-
-def score_targets(
-    runtime: Runtime,
-    tokenizers: TokenizerPair,
-    sources: Sequence[str],
-    targets: Sequence[str],
-    batch: BatchConfig,
-    token_log_probs: Callable[[Any, Batch], Any],
-) -> list[Prediction]:
-    """The model's log-probability of given translations, line by line."""
-    encoded = [
-        tokenizers.source.encode_batch(sources),
-        tokenizers.target.encode_batch(targets),
-    ]
-    stores = [TokenStore.from_sentences(side) for side in encoded]
-    found = [Prediction('')] * len(sources)
-    plan = EvaluationPlan(stores[0].lengths, stores[1].lengths, batch)
-    for item in evaluation_batches(*stores, plan, row_multiple=row_shards(runtime.mesh)):
-        sums = jax.device_get(runtime.run('score', token_log_probs, item.arrays))
-        for row, example in enumerate(item.example_ids):
-            if example >= 0:
-                found[example] = Prediction(
-                    text=targets[example],
-                    score=float(sums[row]),
-                    log_prob=float(sums[row]),
-                    tokens=tuple(tokenizers.target.pieces(encoded[1][example])),
-                    source_tokens=tuple(tokenizers.source.pieces(encoded[0][example])),
-                )
-    return found

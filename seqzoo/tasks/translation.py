@@ -218,22 +218,35 @@ class Translation(Task):
         found = self.predict(
             runtime, prepared, list(text.source), batch, decoding, progress=progress
         )
-        return {**metrics, **self.score([p.text for p in found], list(text.target))}
+        return {
+            **metrics,
+            **self.score([p.text for p in found], list(text.target), prepared.tokenizers.target),
+        }
 
-    def score(self, hypotheses: list[str], references: list[str]) -> dict[str, Any]:
-        """BLEU, chrF and exact match of detokenised text, with the scorer's signature."""
-        from seqzoo.scoring.bleu import bleu
+    def score(
+        self, hypotheses: list[str], references: list[str], tokenizer: Tokenizer | None = None
+    ) -> dict[str, Any]:
+        """BLEU, chrF and exact match of detokenised text, with the scorer's signature.
+
+        With Moses preprocessing also the BLEU of tokenised lower-cased text, which papers on such
+        data quote; that one needs the target side's `tokenizer`.
+        """
+        from seqzoo.scoring.bleu import bleu, tokenized_bleu
         from seqzoo.scoring.chrf import chrf
         from seqzoo.scoring.exact_match import exact_match
 
         cased = bleu(hypotheses, references)
-        return {
+        scores: dict[str, Any] = {
             'bleu': cased.value,
             'bleu_lowercase': bleu(hypotheses, references, lowercase=True).value,
             'chrf': chrf(hypotheses, references).value,
             'exact_match': exact_match(hypotheses, references).value,
             'signature': cased.signature,
         }
+        if tokenizer is not None and self.tokenizer.moses:
+            sides = [[tokenizer.preprocess(x) for x in lines] for lines in (hypotheses, references)]
+            scores['bleu_tokenized_lowercase'] = tokenized_bleu(*sides).value
+        return scores
 
     def _mean_nll(
         self, runtime: Runtime, prepared: PreparedTranslation, split: str, batch: BatchConfig
@@ -260,7 +273,6 @@ class Translation(Task):
         batch: BatchConfig,
         decoding: Decoding,
         *,
-        alignments: bool = False,
         progress: Callable[[int, int], None] = lambda done, total: None,
     ) -> list[Prediction]:
         from seqzoo.tasks.translate import translate
@@ -272,7 +284,6 @@ class Translation(Task):
             records,
             batch,
             decoding,
-            alignments=alignments,
             progress=progress,
         )
 

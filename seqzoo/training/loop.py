@@ -135,7 +135,8 @@ class Loop:
             if config.snapshot_every and step % config.snapshot_every == 0 and self.snapshots:
                 self.snapshots.save(step, state.params)
                 now = self.clock.add('checkpoint', now)
-            if step % config.checkpoint_every == 0 or metrics.get('improved'):
+            due = step % config.checkpoint_every == 0 and step < config.steps
+            if due or metrics.get('improved'):
                 self._log(
                     deferred.drain()
                 )  # a step that was not finite must not be followed by a checkpoint
