@@ -1,29 +1,33 @@
 """How probable a trained translation model finds outputs that are given to it."""
 
-from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from seqzoo.decoding.base import length_normalizer
+from seqzoo.data.bucketing import EvaluationPlan
+from seqzoo.data.pipeline import evaluation_batches
+from seqzoo.data.token_store import TokenStore
+from seqzoo.errors import UserError
 from seqzoo.optimization.losses import smoothed_cross_entropy
+from seqzoo.parallel.mesh import row_shards
 from seqzoo.tasks.base import Batch, Prediction
-from seqzoo.tasks.translate import score_targets
 from seqzoo.tasks.translation import shift_right
 
 
-def score_given(run: Any, sources: Sequence[str], targets: Sequence[str]) -> list[Prediction]:
+def score_given(run: Any, sources: list[str], targets: list[str]) -> list[Prediction]:
     """One `Prediction` for each pair, scored as beam search would have ranked it.
 
     One full forward pass reads all of the target; `log_prob` sums over its pieces and the end mark,
-    `score` divides by the length penalty of the run's decoding.
+    `score` divides by the length penalty of the run's decoding (Wu et al. 2016, equation 14).
 
     Args:
         run: a trained translation, `seqzoo.load_run(...)`.
         sources: lines of text.
         targets: what is to be scored, line by line.
+
+    Raises:
+        UserError: a line is longer than evaluation reads.
     """
     model = run.runtime.model
 
@@ -42,13 +46,27 @@ def score_given(run: Any, sources: Sequence[str], targets: Sequence[str]) -> lis
         # [rows, length] -> [rows]
         return -jnp.sum(nll * (batch['target_segments'] > 0), axis=-1)
 
-    experiment = run.experiment
-    found = score_targets(
-        run.runtime, run.prepared.tokenizers, sources, targets, experiment.batch, log_probs
-    )
-    lengths = jnp.array([len(prediction.tokens) + 1 for prediction in found], jnp.int32)
-    penalties = length_normalizer(lengths, experiment.decode.length_penalty)
-    return [
-        replace(prediction, score=prediction.log_prob / float(penalty))
-        for prediction, penalty in zip(found, penalties, strict=True)
-    ]
+    pair, batch = run.prepared.tokenizers, run.experiment.batch
+    source, target = pair.source.encode_batch(sources), pair.target.encode_batch(targets)
+    stores = TokenStore.from_sentences(source), TokenStore.from_sentences(target)
+    plan = EvaluationPlan(stores[0].lengths, stores[1].lengths, batch)
+    if plan.selection.truncated:
+        raise UserError(
+            f'{plan.selection.truncated} of the given lines are longer than evaluation reads; '
+            'raise batch.evaluation_max_length of the run'
+        )
+    found = [Prediction('')] * len(sources)
+    for item in evaluation_batches(*stores, plan, row_multiple=row_shards(run.runtime.mesh)):
+        sums: Any = jax.device_get(run.runtime.run('log_probs', log_probs, item.arrays))
+        for row, example in enumerate(item.example_ids):
+            if example >= 0:
+                length = len(target[example]) + 1
+                penalty = ((5 + length) / 6) ** run.experiment.decode.length_penalty
+                found[example] = Prediction(
+                    text=targets[example],
+                    score=float(sums[row]) / penalty,
+                    log_prob=float(sums[row]),
+                    tokens=tuple(pair.target.pieces(target[example])),
+                    source_tokens=tuple(pair.source.pieces(source[example])),
+                )
+    return found
