@@ -272,7 +272,9 @@ def beam_search(
         )
 
     first = _first_state(cache, first_tokens(bos, batch, beams), keep, max_length)
-    last = lax.while_loop(lambda state: ~jnp.all(state.done), body, first)
+    last = lax.while_loop(
+        lambda state: (state.time < max_length) & ~jnp.all(state.done), body, first
+    )
     return Decoded(
         tokens=_trace_back(last, eos, pad),
         scores=last.finished.scores,
