@@ -42,9 +42,9 @@ def score_given(run: Any, sources: list[str], targets: list[str]) -> list[Predic
             return module.unembed(output.features)
 
         logits = model.apply(variables, method=forward)
-        _, nll = smoothed_cross_entropy(logits, batch['target'])
+        losses: Any = smoothed_cross_entropy(logits, batch['target'])
         # [rows, length] -> [rows]
-        return -jnp.sum(nll * (batch['target_segments'] > 0), axis=-1)
+        return -jnp.sum(losses[1] * (batch['target_segments'] > 0), axis=-1)
 
     pair, batch = run.prepared.tokenizers, run.experiment.batch
     source, target = pair.source.encode_batch(sources), pair.target.encode_batch(targets)
