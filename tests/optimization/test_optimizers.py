@@ -1,0 +1,68 @@
+"""Optimizers against updates written out, and weight decay where it belongs."""
+
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from seqzoo.optimization.optimizers import SGD, Adadelta, Adafactor, Adam
+
+
+def run(optimizer, gradients, params, rate=0.1):
+    transformation = optimizer.build()
+    state = transformation.init(params)
+    for gradient in gradients:
+        updates, state = transformation.update(gradient, state, params)
+        params = {k: params[k] - rate * updates[k] for k in params}
+    return params
+
+
+def test_adam_is_the_papers_with_bias_correction():
+    generator = np.random.default_rng(0)
+    start = generator.normal(size=4)
+    gradients = generator.normal(size=(5, 4))
+    m = v = np.zeros(4)
+    wanted = start.copy()
+    for n, g in enumerate(gradients, 1):
+        m, v = 0.9 * m + 0.1 * g, 0.98 * v + 0.02 * g * g
+        wanted -= 0.1 * (m / (1 - 0.9**n)) / (np.sqrt(v / (1 - 0.98**n)) + 1e-9)
+    found = run(Adam(), [{'kernel': jnp.asarray(g)} for g in gradients], {'kernel': jnp.asarray(start)})
+    np.testing.assert_allclose(found['kernel'], wanted, rtol=1e-5)
+
+
+def test_adam_equals_torch():
+    torch = pytest.importorskip('torch')
+    generator = np.random.default_rng(1)
+    start, gradients = generator.normal(size=6), generator.normal(size=(4, 6))
+    parameter = torch.nn.Parameter(torch.tensor(start))
+    theirs = torch.optim.Adam([parameter], lr=0.1, betas=(0.9, 0.98), eps=1e-9)
+    for g in gradients:
+        parameter.grad = torch.tensor(g)
+        theirs.step()
+    found = run(Adam(), [{'kernel': jnp.asarray(g)} for g in gradients], {'kernel': jnp.asarray(start)})
+    np.testing.assert_allclose(found['kernel'], parameter.detach().numpy(), rtol=1e-5)
+
+
+def test_weight_decay_leaves_biases_and_scales_alone():
+    params = {name: jnp.ones((2, 3)) for name in ('kernel', 'bias', 'scale', 'embedding')}
+    nothing = {name: jnp.zeros((2, 3)) for name in params}
+    found = run(Adam(weight_decay=0.5), [nothing], params)
+    for name in ('kernel', 'embedding'):
+        np.testing.assert_allclose(found[name], 0.95)
+    for name in ('bias', 'scale'):
+        np.testing.assert_allclose(found[name], 1.0)
+
+
+def test_clipping_is_by_the_global_norm():
+    gradient = {'a': jnp.full(2, 3.0), 'b': jnp.full(2, 4.0)}
+    found = run(SGD(clip_norm=1.0), [gradient], {k: jnp.zeros(2) for k in gradient}, rate=1.0)
+    np.testing.assert_allclose(optax.global_norm(found), 1.0, rtol=1e-6)
+    np.testing.assert_allclose(found['a'] / found['b'], 0.75, rtol=1e-6)
+
+
+@pytest.mark.parametrize('optimizer', [SGD(momentum=0.9, nesterov=True), Adafactor(), Adadelta()])
+def test_the_others_go_downhill(optimizer):
+    params = {'kernel': jnp.full((4, 4), 3.0)}
+    for _ in range(3):
+        params = run(optimizer, [{'kernel': params['kernel']}] * 5, params)
+    assert np.abs(params['kernel']).max() < 3.0
