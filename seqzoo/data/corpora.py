@@ -5,13 +5,17 @@ A configuration names the data set; `--data-dir` says where it lies.
 """
 
 import abc
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from seqzoo.data.numerals import numerals
 from seqzoo.data.text_files import ParallelText, TextLayout, read_parallel
 from seqzoo.errors import UserError
+
+if TYPE_CHECKING:
+    from seqzoo.data.download import ProgressCallback
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,7 +37,9 @@ class Corpus(abc.ABC):
             UserError: the data is missing or damaged.
         """
 
-    def prepare(self, data_dir: Path | None, progress: object = None) -> list[str]:
+    def prepare(
+        self, data_dir: Path | None, progress: 'ProgressCallback | None' = None
+    ) -> list[str]:
         """Downloads what can be downloaded; returns what was done, in sentences."""
         del data_dir, progress
         return []
@@ -99,19 +105,36 @@ class Wmt14(Corpus):
     def pairs(
         self, split: str, source_language: str, target_language: str, data_dir: Path | None
     ) -> ParallelText:
-        from seqzoo.data.wmt import open_tfds_parallel
+        from seqzoo.data.records import open_tfds_parallel
 
         if data_dir is None:
             raise UserError(
                 f'{self.name}: say where the data lies, with --data-dir or SEQZOO_DATA_DIR.'
             )
         name = {'dev': self.dev, 'test': self.test}.get(split, split)
-        return open_tfds_parallel(self.name, name, source_language, target_language, data_dir)
+        records = open_tfds_parallel(self.name, name, source_language, target_language, data_dir)
+        sides = (_Side(records, 0), _Side(records, 1))
+        return ParallelText(source=sides[0], target=sides[1], name=f'{self.name} {name}', blank=0)
 
-    def prepare(self, data_dir: Path | None, progress: object = None) -> list[str]:
+    def prepare(
+        self, data_dir: Path | None, progress: 'ProgressCallback | None' = None
+    ) -> list[str]:
         from seqzoo.data.wmt import prepare_wmt14
 
         if data_dir is None:
             raise UserError(f'{self.name}: say where the data may go, with --data-dir.')
-        prepared = prepare_wmt14(self.pair, Path(data_dir), progress=progress)  # type: ignore[arg-type]
-        return [f'{self.name} is ready: {prepared}.']
+        return [str(prepare_wmt14(self.pair, data_dir, progress=progress))]
+
+
+@dataclass(frozen=True)
+class _Side:
+    """One side of a sequence of pairs, read anew by each iteration."""
+
+    records: Any
+    side: int
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def __iter__(self) -> Iterator[str]:
+        return (pair[self.side] for pair in self.records)

@@ -6,12 +6,13 @@ Update numbers start at 0; papers count from 1, so formulas below use n = update
 import abc
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
 
-ScheduleFunction = Callable[[jax.Array | int], jax.Array]
+ScheduleFunction = Callable[[jax.Array | int], Any]
 
 
 @dataclass(frozen=True, kw_only=True)

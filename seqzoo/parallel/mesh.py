@@ -44,7 +44,7 @@ class MeshConfig:
             raise UserError(f'mesh: sizes must be positive and at most one may be -1, not {sizes}.')
 
 
-def build_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -> Mesh:
+def build_mesh(config: MeshConfig, devices: Sequence[Any] | None = None) -> Mesh:
     """A mesh with `Auto` axes over all devices, in the order data, fsdp, tensor, sequence.
 
     Raises:

@@ -188,8 +188,9 @@ class Translation(Task):
             return module.unembed(output.features)
 
         rngs = {} if key is None else {'dropout': key}
-        logits = model.apply(variables, method=forward, rngs=rngs)
-        loss, nll = smoothed_cross_entropy(logits, batch['target'], self.label_smoothing)
+        logits: Any = model.apply(variables, method=forward, rngs=rngs)
+        per_token: Any = smoothed_cross_entropy(logits, batch['target'], self.label_smoothing)
+        loss, nll = per_token
         mask = (batch['target_segments'] > 0).astype(jnp.float32)
         weight = jnp.sum(mask)
         total = jnp.sum(loss * mask)

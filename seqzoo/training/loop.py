@@ -8,7 +8,7 @@ their way. Everything that people see (log, bar, TensorBoard) and everything tha
 
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import jax
@@ -242,8 +242,8 @@ class Loop:
         self.progress.announce(
             f'No improvement in {patience} evaluations: learning rate times {factor}.'
         )
-        return state.replace(
-            learning_rate_scale=jax.device_put(scale, state.learning_rate_scale.sharding)
+        return replace(
+            state, learning_rate_scale=jax.device_put(scale, state.learning_rate_scale.sharding)
         )
 
     def _save(self, step: int, state: TrainState, metrics: dict[str, Any]) -> None:

@@ -1,6 +1,7 @@
 """The one training step: a pure function of (state, batch), written for any model and any task."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import jax
@@ -77,7 +78,7 @@ def make_train_step(
             (params, opt_state, carry),
             (state.params, state.opt_state, state.carry),
         )
-        new = state.replace(step=state.step + 1, params=params, opt_state=opt_state, carry=carry)
+        new = replace(state, step=state.step + 1, params=params, opt_state=opt_state, carry=carry)
         scalars = {'gradient_norm': norm, 'learning_rate': rate, 'finite': finite}
         return new, {**metrics, **scalars}
 

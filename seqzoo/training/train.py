@@ -141,7 +141,7 @@ def _train(
     else:
         state = factory.create()
         if fork_from is not None:
-            state = state.replace(params=_forked(fork_from, state))
+            state = replace(state, params=_forked(fork_from, state))
     start = int(state.step)
     events = stack.enter_context(EventLog(run, enabled=writer))
     if restored is not None:
