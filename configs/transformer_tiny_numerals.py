@@ -19,12 +19,15 @@ def experiment() -> Experiment:
         model=TransformerConfig(
             num_layers=2, embed_dim=128, mlp_dim=512, num_heads=4, norm='pre', dropout_rate=0.0
         ),
-        task=Translation(corpus=Numerals(), tokenizer=TokenizerConfig(kind='bpe', vocab_size=160)),
-        optimizer=Adam(),
-        schedule=Cosine(peak=2e-3, warmup_steps=100, decay_steps=1500),
-        batch=BatchConfig(tokens=4096, max_length=48),
-        train=TrainConfig(
-            steps=1500, log_every=25, evaluate_every=500, checkpoint_every=500, keep=2
+        task=Translation(
+            corpus=Numerals(train_size=100_000),
+            tokenizer=TokenizerConfig(kind='bpe', vocab_size=160),
+            label_smoothing=0.0,  # there is one right answer
+            bleu_tokenizer='char',  # a German numeral is a single word: it has no word 4-grams
         ),
+        optimizer=Adam(),
+        schedule=Cosine(peak=2e-3, warmup_steps=100, decay_steps=700),
+        batch=BatchConfig(tokens=4096, max_length=48),
+        train=TrainConfig(steps=700, log_every=25, evaluate_every=350, checkpoint_every=350),
         decode=Decoding(method='beam', beams=4, rows=128),
     )

@@ -77,6 +77,7 @@ class Translation(Task):
     target_language: str = 'de'
     tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
     label_smoothing: float = 0.1
+    bleu_tokenizer: str = '13a'
 
     @property
     def data_name(self) -> str:
@@ -236,10 +237,12 @@ class Translation(Task):
         from seqzoo.scoring.chrf import chrf
         from seqzoo.scoring.exact_match import exact_match
 
-        cased = bleu(hypotheses, references)
+        cased = bleu(hypotheses, references, tokenize=self.bleu_tokenizer)
         scores: dict[str, Any] = {
             'bleu': cased.value,
-            'bleu_lowercase': bleu(hypotheses, references, lowercase=True).value,
+            'bleu_lowercase': bleu(
+                hypotheses, references, lowercase=True, tokenize=self.bleu_tokenizer
+            ).value,
             'chrf': chrf(hypotheses, references).value,
             'exact_match': exact_match(hypotheses, references).value,
             'signature': cased.signature,
