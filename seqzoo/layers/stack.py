@@ -67,7 +67,7 @@ class Stack(nn.Module):
             jax.tree.map(lambda p, i=i: p[i].astype(dtype), params) for i in range(self.num_layers)
         )
 
-    def bind(self, params: tuple[Any, ...]) -> list[Any]:
+    def bind_layers(self, params: tuple[Any, ...]) -> list[Any]:
         """The layers as modules that hold `params`, from `unstack`: call any of their methods."""
         mutable = ['intermediates'] if self.is_mutable_collection('intermediates') else False
         return [
@@ -75,7 +75,7 @@ class Stack(nn.Module):
         ]
 
     def collect(self, layers: list[Any]) -> None:
-        """Publishes what layers from `bind` have sown, stacked over depth as `__call__` would."""
+        """Publishes what bound layers have sown, stacked over depth as `__call__` would."""
         if self.is_mutable_collection('intermediates'):
             sown = [layer.variables['intermediates'] for layer in layers]
             for name, value in jax.tree.map(lambda *x: jnp.stack(x), *sown).items():

@@ -6,7 +6,7 @@ tokenizer or a batch.
 
 import abc
 from dataclasses import dataclass
-from typing import Any, Protocol, Self, runtime_checkable
+from typing import Any, ClassVar, Protocol, Self, runtime_checkable
 
 import flax.struct
 import jax
@@ -24,7 +24,18 @@ class ConfigError(UserError, ValueError):
 
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig(abc.ABC):
-    """Hyperparameters of one architecture. Hashable, so that it can be static under `jit`."""
+    """Hyperparameters of one architecture. Hashable, so that it can be static under `jit`.
+
+    What a family cannot do it declares, so that nothing is skipped silently:
+
+    Attributes:
+        packs: several sentences may share a row, kept apart by segments.
+        stacks: equal layers share one stacked set of parameters (`scan_layers` and `remat` say how
+            they run).
+    """
+
+    packs: ClassVar[bool] = True
+    stacks: ClassVar[bool] = True
 
     @abc.abstractmethod
     def build(self) -> nn.Module:

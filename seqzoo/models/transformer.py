@@ -316,13 +316,15 @@ class Transformer(nn.Module):
         """Encodes `[batch, source_length]` once, for any number of decoding steps and beams."""
         features = self._encode(source, source_segments, None, train=False)
         params = self.decoder.unstack(jnp.dtype(self.config.dtype))
-        layers = tuple(x.project_memory(features) for x in self.decoder.bind(params))
+        layers = tuple(x.project_memory(features) for x in self.decoder.bind_layers(params))
         return TransformerMemory(layers, params, source_segments)
 
     def init_cache(self, memory: TransformerMemory, max_length: int) -> TransformerCache:
         """An empty cache for `max_length` decoded tokens."""
         batch = memory.layers[0].keys.shape[0]
-        layers = tuple(x.empty_cache(batch, max_length) for x in self.decoder.bind(memory.params))
+        layers = tuple(
+            x.empty_cache(batch, max_length) for x in self.decoder.bind_layers(memory.params)
+        )
         return TransformerCache(layers, jnp.zeros((), jnp.int32))
 
     def extend(
@@ -385,7 +387,7 @@ class Transformer(nn.Module):
         """Runs new tokens through the decoder layers, each with its own memory and cache."""
         x = self._embed(tokens, None, positions[None], train=False, side='target')
         real = None if memory.segments is None else (memory.segments > 0)[:, None, None]
-        layers, new = self.decoder.bind(memory.params), []
+        layers, new = self.decoder.bind_layers(memory.params), []
         for layer, keys_values, cache in zip(layers, memory.layers, caches, strict=True):
             x, cache = layer.extend(x, keys_values, real, cache, slot, mask)
             new.append(cache)

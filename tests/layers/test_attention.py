@@ -7,9 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.experimental.pallas import tpu as pltpu
+from jax.sharding import Mesh
 
 from seqzoo.layers.attention import attention_weights, dot_product_attention
 from seqzoo.layers.masks import ancestry_mask, causal_mask, combine_masks, segment_mask
+from seqzoo.parallel.axes import axis_rules
 
 
 @pytest.fixture(autouse=True)
@@ -165,6 +167,31 @@ def test_splash_attention_equals_xla_gradients_too(queries, keys, causal, packed
         if a.shape[1] == queries and packed:
             a, b = a[:, real[0]], b[:, real[0]]
         np.testing.assert_allclose(a, b, atol=tolerance * max(1.0, np.abs(b).max()))
+
+
+def test_splash_attention_on_a_mesh_equals_one_device():
+    if jax.device_count() < 4:
+        pytest.skip('needs 4 devices')
+    mesh = Mesh(np.array(jax.devices()[:4]).reshape(2, 2), ('data', 'tensor'))
+    query, key, value = inputs(2, 20, 20, heads=2, key_dim=64, value_dim=64)
+    segments = jnp.repeat(jnp.array([[1, 2], [1, 0]]), 10, axis=1)
+
+    @jax.jit
+    def attend(query, key, value):
+        with axis_rules(mesh), pltpu.force_tpu_interpret_mode():
+            return dot_product_attention(
+                query,
+                key,
+                value,
+                query_segments=segments,
+                key_segments=segments,
+                implementation='splash',
+            )
+
+    mask = segment_mask(segments, segments)
+    result = attend(query, key, value)
+    assert len(result.sharding.device_set) == 4
+    np.testing.assert_allclose(result, reference(query, key, value, mask), atol=1e-5)
 
 
 @pytest.mark.parametrize('causal', [False, True])

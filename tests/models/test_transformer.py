@@ -149,7 +149,7 @@ def test_beams_with_any_parents_give_the_full_pass_of_each_hypothesis(tiny):
         np.testing.assert_allclose(logits[:, beam], full[:, -1], atol=1e-5)
 
 
-def test_a_decoding_loop_neither_copies_nor_slices_caches_and_parameters(tiny):
+def test_a_decoding_loop_writes_its_caches_in_place(tiny):
     model, variables = tiny
     steps, beams = 50, 4
 
@@ -168,10 +168,10 @@ def test_a_decoding_loop_neither_copies_nor_slices_caches_and_parameters(tiny):
         return jax.lax.fori_loop(0, steps, body, (start, cache))[0]
 
     text = jax.jit(decode).lower(variables).compile().as_text()
-    cache_shape = f'f32[2,2,{steps * beams},8]'
-    assert cache_shape in text
-    copies = [line for line in text.splitlines() if f'= {cache_shape}' in line and ' copy(' in line]
-    assert copies == []
+    loops, _, _ = text.partition('\nENTRY ')  # outside the loop, empty caches are made
+    touched = [line for line in loops.splitlines() if f'= f32[2,2,{steps * beams},8]' in line]
+    assert any('dynamic-update-slice' in line for line in touched)
+    assert not any(' copy(' in line or ' transpose(' in line for line in touched)
 
 
 @pytest.mark.parametrize('method', ['extend', 'extend_beams'])

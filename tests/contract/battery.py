@@ -1,0 +1,259 @@
+"""What every model promises, as checks that take a configuration: hold a model of your own to it.
+
+    from battery import checks_for
+    for check in checks_for(config):
+        check(config)
+
+Each check is named as a fact and raises `AssertionError` where it does not hold. Which checks
+apply follows from the protocol that the built module satisfies; what a family cannot do (pack,
+stack its layers) its configuration declares.
+"""
+
+import dataclasses
+import functools
+import importlib
+import inspect
+import pkgutil
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+from flax.core import meta
+
+import seqzoo.models
+from seqzoo.models.base import ModelConfig, Seq2Seq
+from seqzoo.parallel.axes import AXES
+
+TOLERANCE = 2e-5
+BATCH, LENGTH = 3, 6
+
+Check = Callable[[ModelConfig], None]
+
+
+def configurations() -> list[type[ModelConfig]]:
+    """Every concrete `ModelConfig` below `seqzoo.models`."""
+    found = {}
+    for info in pkgutil.walk_packages(seqzoo.models.__path__, 'seqzoo.models.'):
+        for value in vars(importlib.import_module(info.name)).values():
+            is_config = inspect.isclass(value) and issubclass(value, ModelConfig)
+            if is_config and not inspect.isabstract(value):
+                found[f'{value.__module__}.{value.__qualname__}'] = value
+    return [found[name] for name in sorted(found)]
+
+
+def checks_for(config: ModelConfig) -> list[Check]:
+    """The checks that the protocol of `config`'s model asks for."""
+    checks: list[Check] = [
+        configurations_are_hashable_and_equal_by_value,
+        every_parameter_names_its_axes,
+        a_finite_gradient_reaches_every_parameter,
+        dropout_acts_only_when_training,
+        bfloat16_computes_near_float32_with_float32_parameters_and_logits,
+        unrolled_layers_equal_scanned_ones_on_the_same_parameters,
+        rematerialised_gradients_equal_plain_ones,
+    ]
+    if isinstance(config.build(), Seq2Seq):
+        checks += [
+            padding_changes_no_real_output,
+            packed_sentences_equal_separate_ones,
+            later_target_tokens_change_no_earlier_logit,
+            a_prompt_at_once_or_step_by_step_equals_the_full_pass,
+        ]
+    return checks
+
+
+@functools.cache
+def module_of(config: ModelConfig) -> nn.Module:
+    return config.build()
+
+
+@functools.cache
+def variables_of(config: ModelConfig) -> Any:
+    """Parameters moved off their initial zeros and ones, which would hide a mix-up."""
+    inputs = config.example_inputs(BATCH, LENGTH)
+    variables = meta.unbox(jax.jit(module_of(config).init)(jax.random.key(0), *inputs))
+    leaves, tree = jax.tree.flatten(variables)
+    rng = np.random.default_rng(0)
+    return tree.unflatten([x + 0.1 * rng.normal(size=x.shape).astype(x.dtype) for x in leaves])
+
+
+@functools.partial(jax.jit, static_argnums=0, static_argnames='train')
+def logits_of(
+    config: ModelConfig, variables: Any, *inputs: jax.Array, train: bool = False, **packing: Any
+) -> jax.Array:
+    module = module_of(config)
+    rngs = {'dropout': jax.random.key(1)} if train else None
+    output = module.apply(variables, *inputs, train=train, rngs=rngs, **packing)
+    return module.apply(variables, output.features, method='unembed')
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def gradients_of(config: ModelConfig, variables: Any, *inputs: jax.Array) -> Any:
+    def loss(params: Any) -> jax.Array:
+        logits = logits_of(config, {**variables, 'params': params}, *inputs)
+        return jnp.square(jax.nn.log_softmax(logits)).mean()
+
+    return jax.grad(loss)(variables['params'])
+
+
+def without_dropout(config: ModelConfig) -> ModelConfig:
+    rates = [f.name for f in dataclasses.fields(config) if f.name.endswith('dropout_rate')]
+    return dataclasses.replace(config, **dict.fromkeys(rates, 0.0))
+
+
+def close(a: Any, b: Any, tolerance: float = TOLERANCE) -> None:
+    jax.tree.map_with_path(
+        lambda path, x, y: np.testing.assert_allclose(
+            x,
+            y,
+            atol=tolerance * max(1.0, float(np.abs(y).max())),
+            err_msg=jax.tree_util.keystr(path),
+        ),
+        a,
+        b,
+    )
+
+
+# ---------------------------------------------------------------------------------- every model
+
+
+def configurations_are_hashable_and_equal_by_value(config: ModelConfig) -> None:
+    twin = dataclasses.replace(config)
+    assert twin == config
+    assert hash(twin) == hash(config)
+    assert type(config).tiny() == type(config).tiny()
+
+
+def every_parameter_names_its_axes(config: ModelConfig) -> None:
+    inputs = config.example_inputs(BATCH, LENGTH)
+    boxed = jax.eval_shape(module_of(config).init, jax.random.key(0), *inputs)['params']
+    is_box = lambda x: isinstance(x, nn.LogicallyPartitioned)  # noqa: E731
+    for path, leaf in jax.tree_util.tree_leaves_with_path(boxed, is_leaf=is_box):
+        name = jax.tree_util.keystr(path)
+        assert is_box(leaf), f'{name} has no axis names'
+        assert len(leaf.names) == leaf.value.ndim, f'{name}: {leaf.names} for {leaf.value.shape}'
+        assert set(leaf.names) - {None} <= AXES, f'{name}: {leaf.names} outside the vocabulary'
+
+
+def a_finite_gradient_reaches_every_parameter(config: ModelConfig) -> None:
+    variables = variables_of(config)
+    gradients = gradients_of(config, variables, *config.example_inputs(BATCH, LENGTH))
+    assert jax.tree.structure(gradients) == jax.tree.structure(variables['params'])
+    for path, gradient in jax.tree_util.tree_leaves_with_path(gradients):
+        name = jax.tree_util.keystr(path)
+        assert np.isfinite(gradient).all(), f'{name} has a gradient that is not finite'
+        assert (gradient != 0).any(), f'{name} gets no gradient'
+
+
+def dropout_acts_only_when_training(config: ModelConfig) -> None:
+    inputs, variables = config.example_inputs(BATCH, LENGTH), variables_of(config)
+    plain = logits_of(config, variables, *inputs)
+    close(logits_of(without_dropout(config), variables, *inputs), plain)
+    if without_dropout(config) != config:
+        trained = logits_of(config, variables, *inputs, train=True)
+        assert np.abs(trained - plain).max() > 1e-3, 'train=True drops nothing'
+
+
+def bfloat16_computes_near_float32_with_float32_parameters_and_logits(config: ModelConfig) -> None:
+    half = dataclasses.replace(config, dtype='bfloat16')
+    inputs, variables = config.example_inputs(BATCH, LENGTH), variables_of(config)
+    created = jax.eval_shape(module_of(half).init, jax.random.key(0), *inputs)
+    assert {x.dtype for x in jax.tree.leaves(created)} == {jnp.dtype('float32')}
+    rough, exact = (logits_of(c, variables, *inputs) for c in (half, config))
+    assert rough.dtype == exact.dtype == jnp.float32
+    error = np.abs(rough - exact).max()
+    assert 0 < error < 0.1 * np.abs(exact).max(), f'bfloat16 is off by {error}'
+
+
+def unrolled_layers_equal_scanned_ones_on_the_same_parameters(config: ModelConfig) -> None:
+    if not config.stacks:
+        return
+    inputs, variables = config.example_inputs(BATCH, LENGTH), variables_of(config)
+    unrolled = dataclasses.replace(config, scan_layers=not config.scan_layers)
+    close(
+        gradients_of(unrolled, variables, *inputs),
+        gradients_of(config, variables, *inputs),
+    )
+
+
+def rematerialised_gradients_equal_plain_ones(config: ModelConfig) -> None:
+    if not config.stacks:
+        return
+    inputs, variables = config.example_inputs(BATCH, LENGTH), variables_of(config)
+    again = gradients_of(dataclasses.replace(config, remat='dots'), variables, *inputs)
+    close(again, gradients_of(config, variables, *inputs))
+
+
+# -------------------------------------------------------------------------------------- Seq2Seq
+
+
+def padding_changes_no_real_output(config: ModelConfig) -> None:
+    source, target = config.example_inputs(BATCH, LENGTH)
+    variables = variables_of(config)
+    real = jnp.broadcast_to(jnp.arange(LENGTH) < LENGTH - 2, source.shape)
+    packing = {'source_segments': real.astype(int), 'target_segments': real.astype(int)}
+    padded = logits_of(config, variables, source, target, **packing)
+    # Other tokens in the padding, and no padding at all.
+    other = [jnp.where(real, x, (x + 1) % 3) for x in (source, target)]
+    close(
+        logits_of(config, variables, *other, **packing)[:, : LENGTH - 2],
+        padded[:, : LENGTH - 2],
+    )
+    short = logits_of(config, variables, source[:, : LENGTH - 2], target[:, : LENGTH - 2])
+    close(padded[:, : LENGTH - 2], short)
+
+
+def packed_sentences_equal_separate_ones(config: ModelConfig) -> None:
+    if not config.packs:
+        return
+    source, target = config.example_inputs(2, LENGTH)
+    variables = variables_of(config)
+    # One row holds 4 source and 2 target tokens of the first sentence, 2 and 3 of the second.
+    pieces = [(source[:1, :4], target[:1, :2]), (source[1:, :2], target[1:, :3])]
+    packed = [jnp.concatenate(side, axis=1) for side in zip(*pieces, strict=True)]
+    segments = [jnp.array([[1, 1, 1, 1, 2, 2]]), jnp.array([[1, 1, 2, 2, 2]])]
+    logits = logits_of(
+        config,
+        variables,
+        *packed,
+        source_segments=segments[0],
+        target_segments=segments[1],
+    )
+    close(logits[:, :2], logits_of(config, variables, *pieces[0]))
+    close(logits[:, 2:], logits_of(config, variables, *pieces[1]))
+
+
+def later_target_tokens_change_no_earlier_logit(config: ModelConfig) -> None:
+    source, target = config.example_inputs(BATCH, LENGTH)
+    variables = variables_of(config)
+    before = logits_of(config, variables, source, target)
+    after = logits_of(config, variables, source, target.at[:, 3].add(1))
+    np.testing.assert_array_equal(before[:, :3], after[:, :3])
+    assert np.abs(before[:, 3:] - after[:, 3:]).max() > 1e-3, 'a target token changes nothing'
+    elsewhere = logits_of(config, variables, source.at[:, -1].add(1), target)
+    assert np.abs(before[:, 0] - elsewhere[:, 0]).max() > 1e-4, 'the source changes nothing'
+
+
+def a_prompt_at_once_or_step_by_step_equals_the_full_pass(config: ModelConfig) -> None:
+    source, target = config.example_inputs(BATCH, LENGTH)
+    module, variables = module_of(config), variables_of(config)
+    segments = jnp.ones_like(source).at[0, LENGTH - 2 :].set(0)
+    full = logits_of(config, variables, source, target, source_segments=segments)
+
+    @functools.partial(jax.jit, static_argnums=0)
+    def decode(pieces: tuple[int, ...]) -> jax.Array:
+        memory = module.apply(variables, source, source_segments=segments, method='encode')
+        cache = module.apply(variables, memory, LENGTH + 2, method='init_cache')
+        logits, start = [], 0
+        for size in pieces:
+            piece = target[:, start : start + size]
+            result, cache = module.apply(variables, piece, memory, cache, method='extend')
+            logits.append(result)
+            start += size
+        return jnp.concatenate(logits, axis=1)
+
+    close(decode((LENGTH,)), full)
+    close(decode((2, *(1,) * (LENGTH - 2))), full)
