@@ -74,7 +74,7 @@ def splash_attention(
     ) -> jax.Array:
         return _splash_on_one_device(query, key, value, query_segments, key_segments, causal)
 
-    context = axes._context.get()
+    context = axes.current_layout()
     if context is None or context.mesh is None or context.mesh.size == 1:
         # One device, or inside shard_map or pmap, where every array is already local.
         return local(query, key, value, query_segments, key_segments)

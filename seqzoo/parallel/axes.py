@@ -98,12 +98,19 @@ def partition_spec(names: Sequence[str | None], rules: Rules, mesh: Mesh) -> Par
 
 
 @dataclass(frozen=True)
-class _Context:
-    mesh: Mesh | None  # None: inside shard_map or pmap, where every array is already local
+class Layout:
+    """What an enclosing `axis_rules` says.
+
+    Attributes:
+        mesh: where arrays lie; `None` inside `shard_map` or `pmap`, where every array is local.
+        rules: which mesh axes a name is laid over.
+    """
+
+    mesh: Mesh | None
     rules: Rules
 
 
-_context: contextvars.ContextVar[_Context | None] = contextvars.ContextVar(
+_context: contextvars.ContextVar[Layout | None] = contextvars.ContextVar(
     'axis_rules', default=None
 )
 
@@ -113,11 +120,16 @@ def axis_rules(mesh: Mesh | None, rules: Rules = DEFAULT_RULES) -> Iterator[None
     """Traces under this context lay named activations over `mesh`; `mesh=None` says axes are
     manual.
     """
-    token = _context.set(_Context(mesh, rules))
+    token = _context.set(Layout(mesh, rules))
     try:
         yield
     finally:
         _context.reset(token)
+
+
+def current_layout() -> Layout | None:
+    """The layout of the enclosing `axis_rules`, or `None` outside one."""
+    return _context.get()
 
 
 def constrain(x: jax.Array, *names: str | None) -> jax.Array:
