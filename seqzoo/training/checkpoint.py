@@ -3,10 +3,9 @@
 Orbax does the writing (`CheckpointManager`, its first API); this wrapper adds what a long run needs
 and Orbax leaves open:
 
-- the newest N *and* the best survive (Orbax's `max_to_keep` with a metric deletes the newest);
-- every checkpoint carries the checksums of its files, written before it is committed. Orbax itself
-  notices a truncated file but not a flipped bit in a large array, which it restores as other
-  numbers;
+- the newest N *and* the best survive (`retention`);
+- every checkpoint carries the checksums of its files, written before it is committed
+  (`integrity`);
 - a damaged checkpoint is named in a warning and the next older good one is used;
 - a step that is saved again, after going back to an older checkpoint, replaces what was there.
 
@@ -20,25 +19,22 @@ import json
 import logging
 import os
 import shutil
-import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
-from orbax.checkpoint.checkpoint_managers import preservation_policy
 
 from seqzoo.errors import UserError
+from seqzoo.training import integrity
+from seqzoo.training.retention import Retention
 
 PyTree = Any
 
-CHECKSUMS = 'checksums.json'
 SET_ASIDE = 'set-aside'
-_BLOCK = 1 << 22
 _log = logging.getLogger('seqzoo.training')
 
 
@@ -94,13 +90,8 @@ class Checkpoints:
             best_mode: Whether a higher or a lower metric is better.
             read_only: Only read; leaves a save that another process has in progress alone.
         """
-        if keep < 1:
-            raise UserError(
-                f'keep must be at least 1, not {keep}; a run without checkpoints cannot go on'
-            )
         self.folder = Path(folder).absolute()
-        self._keep, self._keep_best = keep, keep_best
-        self._best_metric, self._best_mode = best_metric, best_mode
+        self._retention = Retention(keep, keep_best, best_metric, best_mode)
         self._read_only = read_only
         self._saving: int | None = None
         self._saving_metrics: dict[str, float] = {}
@@ -190,7 +181,7 @@ class Checkpoints:
 
     def best(self) -> int | None:
         """The step with the best `best_metric`, the newest of equals; None if no step has it."""
-        return max(self._ranked(self.steps()), default=(0.0, None))[1]
+        return self._retention.best({step: self._metrics(step) for step in self.steps()})
 
     def restore(self, abstract_state: PyTree, step: int | None = None) -> Restored | None:
         """Reads the newest good checkpoint.
@@ -225,7 +216,7 @@ class Checkpoints:
 
     def _open(self) -> ocp.CheckpointManager:
         options = ocp.CheckpointManagerOptions(
-            preservation_policy=_Preserve(self._kept),
+            preservation_policy=self._retention.policy(self._metrics),
             # Orbax would read the metadata of every step, and fail if one of them is damaged.
             lightweight_initialize=True,
             create=not self._read_only,
@@ -244,44 +235,21 @@ class Checkpoints:
                 'give --run a folder that can be written'
             ) from error
 
-    def _kept(self, steps: list[int]) -> set[int]:
-        """Which of these steps survive the save in progress."""
-        best = sorted(self._ranked(steps), reverse=True)[: self._keep_best]
-        return set(sorted(steps)[-self._keep :]) | {step for _, step in best}
-
-    def _ranked(self, steps: list[int]) -> list[tuple[float, int]]:
-        sign = 1 if self._best_mode == 'max' else -1
-        name = self._best_metric or ''
-        metrics = {step: self._metrics(step) for step in steps}
-        return [(sign * metrics[step][name], step) for step in steps if name in metrics[step]]
-
     def _metrics(self, step: int) -> dict[str, float]:
         if step == self._saving:
             return self._saving_metrics
         try:
-            return json.loads((self.folder / str(step) / 'meta' / 'metadata').read_text())[
-                'metrics'
-            ]
-        except (
-            OSError,
-            ValueError,
-            KeyError,
-        ):  # damaged: not among the best, and noticed on reading
-            return {}
+            metadata = (self.folder / str(step) / 'meta' / 'metadata').read_text()
+            return json.loads(metadata)['metrics']
+        except (OSError, ValueError, KeyError):
+            return {}  # damaged: not among the best, and noticed on reading
 
     def _write_checksums(self) -> None:
         """Called by Orbax when all files of a save are there, before the folder gets its name."""
         if jax.process_index() != 0:
             return
         for folder in self.folder.glob(f'{self._saving}.orbax-checkpoint-tmp*'):
-            files = sorted(path for path in folder.rglob('*') if path.is_file())
-            sums = {
-                path.relative_to(folder).as_posix(): [path.stat().st_size, _checksum(path)]
-                for path in files
-                # Orbax writes to these two again when it commits; the numbers are not in them.
-                if path.name not in ('_CHECKPOINT_METADATA', 'commit_success.txt')
-            }
-            (folder / CHECKSUMS).write_text(json.dumps(sums))
+            integrity.write_checksums(folder)
 
     def _restore(self, abstract: PyTree, step: int | None, *, partial: bool) -> Restored | None:
         abstract = jax.tree.map(_placed, abstract)
@@ -291,17 +259,17 @@ class Checkpoints:
                 f'{self.folder} has no checkpoint of step {step}; there are {_listed(steps)}'
             )
         found = []
+        first = jax.process_index() == 0
         for candidate in [step] if step is not None else reversed(steps):
-            reason = _agreed(self._damage(candidate) if jax.process_index() == 0 else '')
+            reason = _agreed(integrity.damage(self.folder / str(candidate)) if first else '')
             restored = None
             if not reason:
                 try:
                     restored = self._load(candidate, abstract, partial=partial)
                 except UserError:
                     raise
-                except (
-                    Exception
-                ) as error:  # Orbax and TensorStore raise many kinds for broken files
+                # Orbax and TensorStore raise many kinds for broken files.
+                except Exception as error:
                     reason = str(error).split('\n')[0][:200]
                 failed_elsewhere = _anywhere(bool(reason))
                 if restored is not None and not failed_elsewhere:
@@ -322,27 +290,6 @@ class Checkpoints:
             )
         return None
 
-    def _damage(self, step: int) -> str:
-        """What the checksums say is wrong with a checkpoint; empty if nothing."""
-        folder = self.folder / str(step)
-        try:
-            sums = json.loads((folder / CHECKSUMS).read_text())
-            for name, (size, checksum) in sums.items():
-                path = folder / name
-                if not path.is_file():
-                    return f'{name} is missing'
-                if path.stat().st_size != size:
-                    return f'{name} has {path.stat().st_size} bytes, {size} were written'
-                if _checksum(path) != checksum:
-                    return f'{name} is not what was written'
-        except FileNotFoundError:
-            # The whole list may be gone because the folder is. One that Orbax alone wrote is left
-            # to Orbax's checks.
-            return '' if (folder / 'state').is_dir() else 'its files are missing'
-        except (OSError, ValueError, TypeError, AttributeError) as error:
-            return f'{CHECKSUMS} cannot be read: {error}'
-        return ''
-
     def _load(self, step: int, abstract: PyTree, *, partial: bool) -> Restored:
         self._refuse_other_shapes(step, abstract, partial=partial)
         items = self._manager.restore(
@@ -360,19 +307,8 @@ class Checkpoints:
 
     def _refuse_other_shapes(self, step: int, abstract: PyTree, *, partial: bool) -> None:
         stored = self._manager.item_metadata(step)['state']
-        saved = {_name(path): tuple(leaf.shape) for path, leaf in _leaves(stored.tree)}
-        wanted = {_name(path): _stored_shape(leaf) for path, leaf in _leaves(abstract)}
-        missing = [name for name in wanted if name not in saved]
-        extra = [] if partial else [name for name in saved if name not in wanted]
-        other = [
-            f'{name} is {saved[name]} there and {shape} here'
-            for name, shape in wanted.items()
-            if name in saved and saved[name] != shape
-        ]
-        complaints = [f'{name} is not in it' for name in missing] + [
-            f'{name} is only in it' for name in extra
-        ]
-        if complaints := other + complaints:
+        complaints = integrity.differences(stored.tree, abstract, partial=partial)
+        if complaints:
             more = f' and {len(complaints) - 3} more' if len(complaints) > 3 else ''
             raise UserError(
                 f'checkpoint {self.folder / str(step)} belongs to another model or optimizer '
@@ -425,50 +361,11 @@ class _Manager(ocp.CheckpointManager):
         return False
 
 
-class _Preserve(preservation_policy.PreservationPolicy):
-    """Tells Orbax what survives, from the steps alone."""
-
-    def __init__(self, kept: Callable[[list[int]], set[int]]) -> None:
-        self._kept = kept
-
-    def should_preserve(
-        self,
-        checkpoints: Sequence[Any],
-        *,
-        context: preservation_policy.PreservationContext,
-    ) -> Sequence[bool]:
-        kept = self._kept([info.step for info in checkpoints])
-        return [info.step in kept for info in checkpoints]
-
-
 def _placed(leaf: Any) -> jax.ShapeDtypeStruct:
     sharding = getattr(leaf, 'sharding', None) or jax.sharding.SingleDeviceSharding(
         jax.local_devices()[0]
     )
     return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
-
-
-def _stored_shape(leaf: jax.ShapeDtypeStruct) -> tuple[int, ...]:
-    if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
-        leaf = jax.eval_shape(jax.random.key_data, leaf)
-    return tuple(leaf.shape)
-
-
-def _leaves(tree: PyTree) -> list[tuple[Any, Any]]:
-    return jax.tree_util.tree_flatten_with_path(tree)[0]
-
-
-def _name(path: tuple[Any, ...]) -> str:
-    """`params/encoder/kernel`, whether a level was a dict, a dataclass, a named tuple or a list."""
-    return jax.tree_util.keystr(path, simple=True, separator='/')
-
-
-def _checksum(path: Path) -> int:
-    checksum = 0
-    with path.open('rb') as file:
-        while block := file.read(_BLOCK):
-            checksum = zlib.crc32(block, checksum)
-    return checksum
 
 
 def _agreed(text: str) -> str:

@@ -20,7 +20,8 @@ import pytest
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from seqzoo.errors import UserError
-from seqzoo.training.checkpoint import CHECKSUMS, SET_ASIDE, Checkpoints
+from seqzoo.training.checkpoint import SET_ASIDE, Checkpoints
+from seqzoo.training.integrity import CHECKSUMS
 
 
 @flax.struct.dataclass
