@@ -1,12 +1,12 @@
 """The base Transformer of "Attention Is All You Need" on WMT 2014 English-German.
 
-Sections 5.1 to 5.4 and 6.1 of Vaswani et al. 2017: a joint vocabulary of about 37,000 pieces, batches
-of about 25,000 target tokens, Adam with beta2 = 0.98 and epsilon = 1e-9, 4,000 updates of warm-up,
-dropout and label smoothing 0.1, 100,000 updates, the last five checkpoints averaged (the paper writes
-one every ten minutes, 1,500 updates at its 0.4 s), beam 4 and alpha 0.6.
+Sections 5.1 to 5.4 and 6.1 of Vaswani et al. 2017: a joint vocabulary of about 37,000 pieces,
+batches of about 25,000 target tokens, Adam with beta2 = 0.98 and epsilon = 1e-9, 4,000 updates of
+warm-up, dropout and label smoothing 0.1, 100,000 updates, the last five checkpoints averaged (the
+paper writes one every ten minutes, 1,500 updates at its 0.4 s), beam 4 and alpha 0.6.
 
-The budget of a batch counts padded positions; of 28,672 about 25,000 are tokens. The matrix products
-are in bfloat16, as TPUs and GPUs want them; the paper's were in float32.
+The budget of a batch counts padded positions; of 28,672 about 25,000 are tokens. The matrix
+products are in bfloat16, as TPUs and GPUs want them; the paper's were in float32.
 
 The test set is newstest2014, looked at once; `dev` is newstest2013. The 27.3 of the paper is
 tokenised BLEU with compounds split, which runs about 0.7 above sacreBLEU on the same output.

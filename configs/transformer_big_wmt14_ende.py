@@ -1,7 +1,7 @@
 """The big Transformer of "Attention Is All You Need" on WMT 2014 English-German.
 
-As `transformer_base_wmt14_ende`, with 1,024-wide layers, 16 heads, dropout 0.3, 300,000 updates, and
-the last twenty checkpoints averaged (one every ten minutes, 600 updates at the paper's 1.0 s).
+As `transformer_base_wmt14_ende`, with 1,024-wide layers, 16 heads, dropout 0.3, 300,000 updates,
+and the last twenty checkpoints averaged (one every ten minutes, 600 updates at the paper's 1.0 s).
 """
 
 from seqzoo.configuration import load_config

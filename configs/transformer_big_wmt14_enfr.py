@@ -1,7 +1,7 @@
 """The big Transformer of "Attention Is All You Need" on WMT 2014 English-French.
 
-As the big model on English-German, with dropout 0.1 (section 6.1), 36 million pairs and a vocabulary
-of 32,000 pieces. The paper prints 41.0 in its proceedings and 41.8 in its later version.
+As the big model on English-German, with dropout 0.1 (section 6.1), 36 million pairs and a
+vocabulary of 32,000 pieces. The paper prints 41.0 in its proceedings and 41.8 in its later version.
 """
 
 from seqzoo.configuration import load_config

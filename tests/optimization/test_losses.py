@@ -1,4 +1,4 @@
-"""Cross-entropy against sums written out in NumPy, and its hand-written gradient against autodiff."""
+"""Cross-entropy against sums written out in NumPy, its hand-written gradient against autodiff."""
 
 import jax
 import jax.numpy as jnp

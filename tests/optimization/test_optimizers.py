@@ -26,7 +26,8 @@ def test_adam_is_the_papers_with_bias_correction():
     for n, g in enumerate(gradients, 1):
         m, v = 0.9 * m + 0.1 * g, 0.98 * v + 0.02 * g * g
         wanted -= 0.1 * (m / (1 - 0.9**n)) / (np.sqrt(v / (1 - 0.98**n)) + 1e-9)
-    found = run(Adam(), [{'kernel': jnp.asarray(g)} for g in gradients], {'kernel': jnp.asarray(start)})
+    updates = [{'kernel': jnp.asarray(g)} for g in gradients]
+    found = run(Adam(), updates, {'kernel': jnp.asarray(start)})
     np.testing.assert_allclose(found['kernel'], wanted, rtol=1e-5)
 
 
@@ -39,7 +40,8 @@ def test_adam_equals_torch():
     for g in gradients:
         parameter.grad = torch.tensor(g)
         theirs.step()
-    found = run(Adam(), [{'kernel': jnp.asarray(g)} for g in gradients], {'kernel': jnp.asarray(start)})
+    updates = [{'kernel': jnp.asarray(g)} for g in gradients]
+    found = run(Adam(), updates, {'kernel': jnp.asarray(start)})
     np.testing.assert_allclose(found['kernel'], parameter.detach().numpy(), rtol=1e-5)
 
 

@@ -44,9 +44,10 @@ def test_constrain_is_really_in_the_program():
             return constrain(x * 2, 'batch', 'mlp')
 
     assert 'sharding_constraint' in jax.jit(function).lower(jnp.ones((8, 4))).as_text()
-    assert 'sharding_constraint' not in jax.jit(lambda x: constrain(x, 'batch', 'mlp')).lower(
-        jnp.ones((8, 4))
-    ).as_text()
+    assert (
+        'sharding_constraint'
+        not in jax.jit(lambda x: constrain(x, 'batch', 'mlp')).lower(jnp.ones((8, 4))).as_text()
+    )
 
 
 def test_a_mesh_without_rules_is_refused_rather_than_ignored():

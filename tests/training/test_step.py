@@ -21,6 +21,7 @@ CONFIG = dataclasses.replace(
     TransformerConfig.tiny(), vocab_size=64, num_heads=4, embed_dim=32, dropout_rate=0.1
 )
 ROWS, LENGTH = 32, 12
+PLAIN = SGD()
 
 
 @pytest.fixture(scope='module')
@@ -37,7 +38,7 @@ def batch():
     return arrays
 
 
-def one_step(batch, *, accumulation=1, optimizer=SGD(), config=CONFIG, steps=1, **mesh):
+def one_step(batch, *, accumulation=1, optimizer=PLAIN, config=CONFIG, steps=1, **mesh):
     """Parameters and metrics after some steps on a mesh."""
     count = int(np.prod([abs(size) for size in mesh.values()])) if mesh else 1
     mesh = build_mesh(MeshConfig(**(mesh or {'data': 1})), jax.devices()[:count])
@@ -135,7 +136,9 @@ def test_a_gradient_that_is_not_finite_changes_nothing_but_the_step_number(batch
     state, metrics = jax.jit(step)(state, {k: jnp.asarray(v) for k, v in batch.items()})
     assert not metrics['finite']
     assert int(state.step) == 1
-    jax.tree.map(np.testing.assert_array_equal, before, jax.device_get((state.params, state.opt_state)))
+    jax.tree.map(
+        np.testing.assert_array_equal, before, jax.device_get((state.params, state.opt_state))
+    )
 
 
 def test_parameters_and_moments_are_born_sharded():
