@@ -82,7 +82,14 @@ def _model_pictures(arguments: argparse.Namespace, pictures: Path) -> Iterator[P
         layer = -1 if arguments.layer is None else arguments.layer
         path = pictures / 'self_attention.png'
         heads = pair.encoder_heads(layer)
-        attention_heads(heads, pair.source_tokens, pair.source_tokens, path)
+        attention_heads(
+            heads,
+            pair.source_tokens,
+            pair.source_tokens,
+            path,
+            source_label='token attended to',
+            target_label='token attending',
+        )
         yield path
     except UserError as error:
         if arguments.sentence is not None:

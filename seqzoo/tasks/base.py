@@ -152,7 +152,11 @@ class Prepared(abc.ABC):
     """The data of a task, ready to be batched; made by `Task.prepare`."""
 
     vocab_size: int | None
-    fingerprint: str
+
+    @property
+    @abc.abstractmethod
+    def identity(self) -> dict[str, str]:
+        """Fingerprints of what a run may not exchange, by what it is called in a message."""
 
     @abc.abstractmethod
     def save(self, run_dir: Path) -> None:

@@ -46,12 +46,12 @@ class PreparedTranslation(Prepared):
         return self.tokenizers.target.vocab_size
 
     @property
-    def fingerprint(self) -> str:  # type: ignore[override]
-        """Of the training split under its tokenizers: what a run may not exchange when it is taken
-        up again.
-        """
-        sides = [self.splits['train'].source, self.splits['train'].target]
-        return '-'.join(side.fingerprint[:16] for side in sides)
+    def identity(self) -> dict[str, str]:
+        found = {'tokenizer': self.tokenizers.fingerprint}
+        if 'train' in self.splits:
+            sides = [self.splits['train'].source, self.splits['train'].target]
+            found['training data'] = '-'.join(side.fingerprint[:16] for side in sides)
+        return found
 
     def save(self, run_dir: Path) -> None:
         save_tokenizers(self.tokenizers, run_dir)

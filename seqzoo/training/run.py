@@ -19,7 +19,12 @@ from seqzoo.training.averaging import average
 from seqzoo.training.checkpoint import Checkpoints
 from seqzoo.training.state import StateFactory
 
-EXPERIMENT, CONFIG, RESULTS = 'experiment.json', 'config.py', 'results.json'
+EXPERIMENT, CONFIG, IDENTITY, RESULTS = (
+    'experiment.json',
+    'config.py',
+    'identity.json',
+    'results.json',
+)
 CHECKPOINTS, SNAPSHOTS = 'checkpoints', 'snapshots'
 
 ProgressFunction = Callable[[int, int], None]
@@ -72,6 +77,31 @@ def refuse_differences(old: Experiment, new: Experiment, run_dir: Path) -> None:
             f'{run_dir} holds another run; it differs in {"; ".join(found)}: '
             'choose a new --run, or undo the change.'
         )
+
+
+def has_checkpoint(run_dir: Path) -> bool:
+    """Whether a run has come so far that its folder belongs to it."""
+    folder = run_dir / CHECKPOINTS
+    return folder.is_dir() and any(path.name.isdigit() for path in folder.iterdir())
+
+
+def save_prepared(prepared: Prepared, run_dir: Path) -> None:
+    """Keeps the tokenizer, and the fingerprints by which later data is recognised."""
+    prepared.save(run_dir)
+    text = json.dumps(prepared.identity, indent=2) + '\n'
+    (run_dir / IDENTITY).write_text(text, encoding='utf-8')
+
+
+def refuse_other_data(prepared: Prepared, run_dir: Path) -> None:
+    """Raises `UserError` if the tokenizer or the training data is not that of the run."""
+    file = run_dir / IDENTITY
+    known = json.loads(file.read_text(encoding='utf-8')) if file.exists() else {}
+    for name, fingerprint in prepared.identity.items():
+        if known.get(name, fingerprint) != fingerprint:
+            raise UserError(
+                f'The {name} is not what {run_dir} was trained with; put the old one back, '
+                'or choose a new --run.'
+            )
 
 
 @dataclass(frozen=True)
@@ -160,6 +190,7 @@ def load_run(
         splits=splits,
         announce=announce,
     )
+    refuse_other_data(prepared, run_dir)
     resolved = experiment.task.resolve(experiment.model, prepared)
     model, mesh = resolved.build(), build_mesh(experiment.mesh)
     factory = StateFactory(resolved, model, experiment.optimizer.build(), mesh, experiment.seed)

@@ -1,6 +1,5 @@
 """From an experiment and a folder to a trained run: everything around the loop."""
 
-import json
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -22,19 +21,20 @@ from seqzoo.training.loop import Improvement, Loop
 from seqzoo.training.progress import Mode, Progress
 from seqzoo.training.run import (
     CHECKPOINTS,
-    EXPERIMENT,
     SNAPSHOTS,
     default_cache_dir,
     default_data_dir,
+    has_checkpoint,
     load_experiment_of,
     refuse_differences,
+    refuse_other_data,
     save_experiment,
+    save_prepared,
 )
 from seqzoo.training.signals import StopRequest
 from seqzoo.training.state import StateFactory, TrainState
 from seqzoo.training.step import make_train_step
 
-DATA = 'data.json'
 PROFILE_STARTS_AFTER = 10  # steps, so that compilation is not in the picture
 
 Status = Literal['done', 'interrupted', 'preempted']
@@ -89,7 +89,7 @@ def train(
     with ExitStack() as stack:
         run.mkdir(parents=True, exist_ok=True)
         stack.enter_context(RunLock(run))
-        is_new = not (run / EXPERIMENT).exists()
+        is_new = not has_checkpoint(run)
         bar = Progress(experiment.train.steps, mode=progress)
         prepared = experiment.task.prepare(
             experiment.batch,
@@ -99,19 +99,20 @@ def train(
             announce=bar.announce,
         )
         resolved = replace(experiment, model=experiment.task.resolve(experiment.model, prepared))
-        if is_new:
-            prepared.save(run)
-            _remember_data(prepared, run)
-        else:
+        if not is_new:
             refuse_differences(load_experiment_of(run), resolved, run)
-            _refuse_other_data(prepared, run)
+            refuse_other_data(prepared, run)
+        plan = experiment.task.plan(prepared, experiment.batch, experiment.seed)
+        # Only now, when all input is known to be good, does the folder become this run's.
+        save_prepared(prepared, run)
         save_experiment(resolved, run)
-        return _train(resolved, prepared, run, stack, progress, profile_steps, fork_from)
+        return _train(resolved, prepared, plan, run, stack, progress, profile_steps, fork_from)
 
 
 def _train(
     experiment: Experiment,
     prepared: Prepared,
+    plan: Any,
     run: Path,
     stack: ExitStack,
     mode: Mode,
@@ -146,7 +147,6 @@ def _train(
     events = stack.enter_context(EventLog(run, enabled=writer))
     if restored is not None:
         events.resume(start)
-    plan = task.plan(prepared, experiment.batch, experiment.seed)
     shardings = factory.shardings()
     step = make_train_step(
         task,
@@ -189,7 +189,7 @@ def _train(
         evaluate=evaluate,
         metric=metric,
         improvement=improvement,
-        meta=lambda: {'data': prepared.fingerprint, 'improvement': vars(improvement)},
+        meta=lambda: {'identity': prepared.identity, 'improvement': vars(improvement)},
         checkpoints=checkpoints,
         snapshots=stack.enter_context(Snapshots(run / SNAPSHOTS, keep=config.keep_snapshots))
         if config.snapshot_every
@@ -226,21 +226,6 @@ def _opening(
     if start:
         lines.append(f'going on from step {start:,}')
     return lines
-
-
-def _remember_data(prepared: Prepared, run: Path) -> None:
-    (run / DATA).write_text(
-        json.dumps({'fingerprint': prepared.fingerprint}) + '\n', encoding='utf-8'
-    )
-
-
-def _refuse_other_data(prepared: Prepared, run: Path) -> None:
-    known = json.loads((run / DATA).read_text(encoding='utf-8')) if (run / DATA).exists() else {}
-    if known and known['fingerprint'] != prepared.fingerprint:
-        raise UserError(
-            f'The training data is not the data that {run} was begun with; '
-            'give the old --data-dir, or a new --run.'
-        )
 
 
 def _forked(source: str | Path, state: TrainState) -> Any:

@@ -1,0 +1,73 @@
+"""A run that was stopped and taken up again is the run that was never stopped."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+
+from seqzoo.training import load_run
+
+pytestmark = pytest.mark.filterwarnings('ignore')
+
+
+def final(path):
+    run = load_run(path, step='latest')
+    return run.step, jax.device_get(run.params)
+
+
+def test_a_resumed_run_ends_with_the_same_parameters_bit_for_bit(train, tmp_path):
+    assert train('whole', steps=6).status == 0
+    assert train('parts', steps=3).status == 0
+    assert train('parts', steps=6).status == 0
+    (step, whole), (other, parts) = final(tmp_path / 'whole'), final(tmp_path / 'parts')
+    assert step == other == 6
+    jax.tree.map(np.testing.assert_array_equal, whole, parts)
+
+
+def test_another_mesh_goes_on_from_the_same_checkpoint_with_the_same_losses(train, tmp_path):
+    assert train('whole', steps=6).status == 0
+    assert train('parts', steps=3).status == 0
+    assert train('parts', '--mesh.data=2', '--mesh.fsdp=2', '--mesh.tensor=2', steps=6).status == 0
+    losses = [losses_of(tmp_path / name) for name in ('whole', 'parts')]
+    np.testing.assert_allclose(losses[0][-1], losses[1][-1], rtol=1e-4)
+
+
+def losses_of(path):
+    events = map(json.loads, (path / 'metrics.jsonl').read_text().splitlines())
+    return [e['loss'] for e in events if e['kind'] == 'train']
+
+
+def test_a_change_of_what_defines_the_run_is_refused_with_the_differences(train):
+    assert train(steps=2).status == 0
+    refused = train('run', '--model.mlp-dim=128', '--seed=3', steps=4)
+    assert refused.status == 2
+    assert 'mlp_dim: 64 -> 128' in refused.err
+    assert 'seed: 0 -> 3' in refused.err
+    assert 'Traceback' not in refused.err
+
+
+def test_other_training_data_is_refused(train, write_corpus, tmp_path):
+    assert train(steps=2).status == 0
+    (tmp_path / 'other').mkdir()
+    refused = train(data=write_corpus(tmp_path / 'other', seed=1), steps=4)
+    assert refused.status == 2
+    assert 'data' in refused.err
+
+
+def test_a_fork_begins_with_the_parameters_of_the_other_run(train, tmp_path):
+    assert train('first', steps=4).status == 0
+    forked = train('second', '--fork-from', str(tmp_path / 'first'), '--seed=5', steps=1)
+    assert forked.status == 0
+    first, second = final(tmp_path / 'first')[1], final(tmp_path / 'second')[1]
+    distances = jax.tree.map(lambda a, b: float(np.abs(a - b).max()), first, second)
+    assert max(jax.tree.leaves(distances)) < 0.01  # one step of Adam at the start of the warm-up
+
+
+def test_the_history_of_a_resumed_run_has_no_doubles(train, tmp_path):
+    train(steps=3)
+    train(steps=6)
+    events = map(json.loads, (tmp_path / 'run' / 'metrics.jsonl').read_text().splitlines())
+    steps = [e['step'] for e in events if e['kind'] == 'train']
+    assert steps == sorted(set(steps))
+    assert steps[-1] == 6
