@@ -25,8 +25,10 @@ install-parity: install  ## PyTorch and transformers too, which some tests compa
 demo: install  ## train English numbers to German ones, then score, translate and draw (2 minutes)
 	$(SEQZOO) train transformer_tiny_numerals --run $(RUN)
 	$(SEQZOO) evaluate $(RUN)
-	printf '%s\n' 'seven' 'forty-two' 'three hundred and forty-two' \
-	  'nine hundred and ninety-nine thousand, nine hundred and ninety-nine' | $(SEQZOO) predict $(RUN)
+	@printf '%s\n' 'seven' 'forty-two' 'three hundred and forty-two' \
+	  'nine hundred and ninety-nine thousand, nine hundred and ninety-nine' > $(RUN)/examples.en
+	$(SEQZOO) predict $(RUN) --input $(RUN)/examples.en --output $(RUN)/examples.de
+	@paste -d '>' $(RUN)/examples.en $(RUN)/examples.de | sed 's/>/  ->  /'
 	$(SEQZOO) plot $(RUN)
 
 test: install  ## the tests, without the slow ones (under 10 minutes on 2 cores)

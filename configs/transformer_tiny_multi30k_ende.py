@@ -75,5 +75,6 @@ VARIANTS = {
         'train.evaluate_every': 500,
         'train.checkpoint_every': 500,
         'train.snapshot_every': 125,
+        'train.keep_snapshots': 200,
     },
 }

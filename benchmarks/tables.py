@@ -1,0 +1,72 @@
+"""Writes the results table of the README from the rows in `benchmarks/results`, and from nothing else.
+
+python benchmarks/tables.py            rewrites README.md
+python benchmarks/tables.py --check    fails if README.md is not what the rows say
+"""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parent.parent
+RESULTS = ROOT / 'benchmarks' / 'results'
+BEGIN, END = '<!-- results:begin -->', '<!-- results:end -->'
+
+
+def quality_rows() -> list[dict[str, Any]]:
+    """Recorded training runs, in the order of their names."""
+    rows = [json.loads(path.read_text(encoding='utf-8')) for path in sorted(RESULTS.glob('*.json'))]
+    return [row for row in rows if 'results' in row and 'parameters' in row]
+
+
+def quality_line(row: dict[str, Any]) -> str:
+    """One line of the table for one run."""
+    name, found = list(row['results'].items())[-1]
+    scores = found['test']
+    if row.get('measure') == 'exact_match' or scores['exact_match'] > 90:
+        figure = f'{scores["exact_match"]:.1f} % exact match'
+    else:
+        figure = f'{scores["bleu"]:.1f} sacreBLEU'
+        if 'bleu_tokenized_lowercase' in scores:
+            figure += f', {scores["bleu_tokenized_lowercase"]:.1f} tokenised lower-cased'
+    how = f'{row["minutes"]:.0f} min, {row["machine"].split(" ", 2)[0]} cores, {name.replace("_", " ")}'
+    return f'| {row["data"]}, {row["parameters"] / 1e6:.1f}M parameters | {figure} | {how} |'
+
+
+def speed_lines() -> list[str]:
+    """Median speeds beside other programs, as far as they have been recorded."""
+    lines = []
+    for path in sorted(RESULTS.glob('*.json')):
+        found = json.loads(path.read_text(encoding='utf-8'))
+        for line in found.get('table', []) if isinstance(found, dict) else []:
+            lines.append(f'| {line["what"]} | {line["result"]} | {line["beside"]} |')
+    return lines
+
+
+def table() -> str:
+    """The Markdown between the marks."""
+    head = ['| what | result | how |', '|---|---|---|']
+    return '\n'.join([*head, *map(quality_line, quality_rows()), *speed_lines()])
+
+
+def rendered(readme: str) -> str:
+    """The README with the table that the rows give."""
+    before, rest = readme.split(BEGIN)
+    after = rest.split(END)[1]
+    return f'{before}{BEGIN}\n{table()}\n{END}{after}'
+
+
+def main() -> int:
+    """Rewrites or checks."""
+    file = ROOT / 'README.md'
+    old = file.read_text(encoding='utf-8')
+    new = rendered(old)
+    if '--check' in sys.argv:
+        return int(old != new)
+    file.write_text(new, encoding='utf-8')
+    return 0
+
+
+if __name__ == '__main__':
+    sys.exit(main())
