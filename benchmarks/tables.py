@@ -1,4 +1,4 @@
-"""Writes the results table of the README from the rows in `benchmarks/results`, and from nothing else.
+"""Writes the results table of the README from the rows in `benchmarks/results` and nothing else.
 
 python benchmarks/tables.py            rewrites README.md
 python benchmarks/tables.py --check    fails if README.md is not what the rows say

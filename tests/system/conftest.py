@@ -46,6 +46,11 @@ def corpus(tmp_path):
 
 
 @pytest.fixture
+def small():
+    return SMALL
+
+
+@pytest.fixture
 def write_corpus():
     return make_corpus
 

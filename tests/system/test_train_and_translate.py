@@ -9,13 +9,15 @@ from seqzoo.training import load_run
 
 
 @pytest.mark.slow
-def test_it_learns_to_copy(train, seqzoo, corpus, tmp_path):
+def test_it_learns_to_copy(train, seqzoo, write_corpus, tmp_path):
+    (tmp_path / 'more').mkdir()
+    data = write_corpus(tmp_path / 'more', pairs=3000)
     outcome = train(
-        'run', '--batch.tokens=1024', '--schedule.warmup-steps=40', '--train.evaluate-every=0',
-        '--train.checkpoint-every=1000', steps=250,
+        'run', '--batch.tokens=1024', '--schedule.warmup-steps=100', '--train.evaluate-every=0',
+        '--train.checkpoint-every=1000', data=data, steps=400,
     )  # fmt: skip
     assert outcome.status == 0
-    found = json.loads(seqzoo('evaluate', tmp_path / 'run', '--data-dir', corpus, '--json').out)
+    found = json.loads(seqzoo('evaluate', tmp_path / 'run', '--data-dir', data, '--json').out)
     assert found['metrics']['exact_match'] >= 90
     assert found['metrics']['bleu'] >= 90
     assert found['metrics']['loss'] < 0.3
