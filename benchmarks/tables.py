@@ -30,7 +30,8 @@ def quality_line(row: dict[str, Any]) -> str:
         figure = f'{scores["bleu"]:.1f} sacreBLEU'
         if 'bleu_tokenized_lowercase' in scores:
             figure += f', {scores["bleu_tokenized_lowercase"]:.1f} tokenised lower-cased'
-    how = f'{row["minutes"]:.0f} min, {row["machine"].split(" ", 2)[0]} cores, {name.replace("_", " ")}'
+    cores = row['machine'].split(' ')[0]
+    how = f'{row["minutes"]:.0f} min on {cores} cores, {name.replace("_", " ")}'
     return f'| {row["data"]}, {row["parameters"] / 1e6:.1f}M parameters | {figure} | {how} |'
 
 
