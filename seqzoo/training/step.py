@@ -70,15 +70,21 @@ def make_train_step(
             jnp.asarray([jnp.isfinite(s.total) for s in losses.values()])
         )
         rate = schedule(state.step) * state.learning_rate_scale
-        updates, opt_state = transformation.update(grads, state.opt_state, state.params)
-        params = jax.tree.map(lambda p, u: p - (rate * u).astype(p.dtype), state.params, updates)
-        # A select leaf by leaf fuses into the update itself; no copy of the old state is made.
-        params, opt_state, carry = jax.tree.map(
-            lambda new, old: jnp.where(finite, new, old),
-            (params, opt_state, carry),
-            (state.params, state.opt_state, state.carry),
+
+        def update() -> tuple[Any, Any, Any]:
+            updates, opt = transformation.update(grads, state.opt_state, state.params)
+            params = jax.tree.map(
+                lambda p, u: p - (rate * u).astype(p.dtype), state.params, updates
+            )
+            return params, opt, carry
+
+        # A branch: with a choice leaf by leaf an update in place would need the old leaf as well.
+        params, opt_state, new_carry = jax.lax.cond(
+            finite, update, lambda: (state.params, state.opt_state, state.carry)
         )
-        new = replace(state, step=state.step + 1, params=params, opt_state=opt_state, carry=carry)
+        new = replace(
+            state, step=state.step + 1, params=params, opt_state=opt_state, carry=new_carry
+        )
         scalars = {'gradient_norm': norm, 'learning_rate': rate, 'finite': finite}
         return new, {**metrics, **scalars}
 
