@@ -10,6 +10,7 @@ from disk.
 """
 
 import argparse
+import contextlib
 import dataclasses
 import importlib.metadata
 import json
@@ -35,12 +36,17 @@ def main() -> None:
     if options.worker:
         serve(options)
         return
-    report = {'shapes': dataclasses.asdict(shapes_of(options)), 'machine': machine(options.cores)}
-    report['results'] = [x for beams in options.beams for x in compare(options, beams)]
-    report['machine']['load_at_the_end'] = os.getloadavg()[0]
+    report: dict[str, Any] = {
+        'shapes': dataclasses.asdict(shapes_of(options)),
+        'machine': machine(options.cores),
+    }
+    report['results'] = []
     options.output.parent.mkdir(parents=True, exist_ok=True)
-    options.output.with_suffix('.json').write_text(json.dumps(report, indent=2) + '\n')
-    options.output.with_suffix('.md').write_text(markdown(report))
+    for beams in options.beams:
+        report['results'] += compare(options, beams)
+        report['machine']['load_at_the_end'] = os.getloadavg()[0]
+        options.output.with_suffix('.json').write_text(json.dumps(report, indent=2) + '\n')
+        options.output.with_suffix('.md').write_text(markdown(report))
     print(markdown(report))
 
 
@@ -109,11 +115,11 @@ class Worker:
 
     def decode(self) -> dict[str, Any]:
         """One decoding. Raises `RuntimeError` where the system is not there or fails."""
-        assert self.process.stdin is not None and self.process.stdout is not None
-        try:
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        # Where it ended before it could read, its standard error says why.
+        with contextlib.suppress(BrokenPipeError):
             print(flush=True, file=self.process.stdin)
-        except BrokenPipeError:
-            pass  # it ended before it could read; its standard error says why
         line = self.process.stdout.readline()
         if not line:
             raise RuntimeError(f'{self.system} ended with status {self.process.wait()}')
@@ -122,10 +128,8 @@ class Worker:
     def close(self) -> None:
         """Ends the process."""
         assert self.process.stdin is not None
-        try:
+        with contextlib.suppress(BrokenPipeError):
             self.process.stdin.close()
-        except BrokenPipeError:
-            pass
         self.process.wait()
 
 
@@ -145,6 +149,7 @@ def compare(options: argparse.Namespace, beams: int) -> list[dict[str, Any]]:
                 except RuntimeError as error:
                     failed[worker.system] = str(error)
                     continue
+                print(f'  {worker.system}: {answer["seconds"]:.2f} s', file=sys.stderr)
                 if turn == 0:
                     first[worker.system] = answer['seconds']
                 else:
@@ -235,7 +240,8 @@ def markdown(report: dict[str, Any]) -> str:
         f'{facts["load_at_the_start"]:.1f} at the start, {facts["load_at_the_end"]:.1f} at the end '
         f'(the benchmark itself included). Python {facts["python"]}, {versions}.',
         '',
-        '| system | beams | sentences/s, median (quartiles) | best | CPU s | first call s | peak MB |',
+        '| system | beams | sentences/s, median (quartiles) | best | CPU s | first call s '
+        '| peak MB |',
         '|---|---|---|---|---|---|---|',
     ]
     for x in report['results']:
