@@ -52,7 +52,7 @@ def main() -> None:
 
 def parse_options() -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or '').splitlines()[0])
     for field in dataclasses.fields(Shapes):
         name = '--' + field.name.replace('_', '-')
         parser.add_argument(name, type=int, default=field.default)
@@ -218,7 +218,7 @@ def matrix_rate(size: int = 2048, repeats: int = 5) -> float:
     times = []
     for _ in range(repeats):
         start = time.perf_counter()
-        matrix @ matrix
+        np.matmul(matrix, matrix)
         times.append(time.perf_counter() - start)
     return 2 * size**3 / min(times) / 1e9
 
