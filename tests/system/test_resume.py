@@ -25,6 +25,7 @@ def test_a_resumed_run_ends_with_the_same_parameters_bit_for_bit(train, tmp_path
     jax.tree.map(np.testing.assert_array_equal, whole, parts)
 
 
+@pytest.mark.slow  # beside the resumption above, and steps and restored states on other meshes
 def test_another_mesh_goes_on_from_the_same_checkpoint_with_the_same_losses(train, tmp_path):
     assert train('whole', steps=6).status == 0
     assert train('parts', steps=3).status == 0
