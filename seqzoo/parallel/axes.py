@@ -110,9 +110,7 @@ class Layout:
     rules: Rules
 
 
-_context: contextvars.ContextVar[Layout | None] = contextvars.ContextVar(
-    'axis_rules', default=None
-)
+_context: contextvars.ContextVar[Layout | None] = contextvars.ContextVar('axis_rules', default=None)
 
 
 @contextlib.contextmanager
