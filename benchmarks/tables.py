@@ -35,13 +35,40 @@ def quality_line(row: dict[str, Any]) -> str:
     return f'| {row["data"]}, {row["parameters"] / 1e6:.1f}M parameters | {figure} | {how} |'
 
 
-def speed_lines() -> list[str]:
-    """Median speeds beside other programs, as far as they have been recorded."""
+def step_lines(found: dict[str, Any]) -> list[str]:
+    """The training step beside other programs, from `train_step.json`."""
+    seconds = {one['name']: one['seconds']['median'] for one in found['systems']}
+    ours = seconds.pop('seqzoo')
+    others = [f'{name} {seconds[name]:.2f} s' for name in ('flax-wmt', 'torch') if name in seconds]
+    what = f'Transformer base, training step, {found["machine"]["cores"]} cores'
+    how = '[conditions](benchmarks/results/train_step.md)'
+    return [f'| {what} | {ours:.2f} s ({", ".join(others)}) | {how} |']
+
+
+def decode_lines(found: dict[str, Any]) -> list[str]:
+    """Decoding beside other programs, from `decode.json`."""
     lines = []
-    for path in sorted(RESULTS.glob('*.json')):
-        found = json.loads(path.read_text(encoding='utf-8'))
-        for line in found.get('table', []) if isinstance(found, dict) else []:
-            lines.append(f'| {line["what"]} | {line["result"]} | {line["beside"]} |')
+    for beams in sorted({row['beams'] for row in found['results']}, reverse=True):
+        rate = {
+            row['system']: row['sentences_per_second']
+            for row in found['results']
+            if row['beams'] == beams and 'failed' not in row
+        }
+        ours = rate.pop('seqzoo')
+        others = ', '.join(f'{name.replace("_", " ")} {value:.1f}' for name, value in rate.items())
+        what = f'Transformer base, translating, beam {beams}, {found["machine"]["cores"]} cores'
+        how = '[conditions](benchmarks/results/decode.md)'
+        lines.append(f'| {what} | {ours:.1f} sentences/s ({others}) | {how} |')
+    return lines
+
+
+def speed_lines() -> list[str]:
+    """Speeds beside other programs, as far as they have been recorded."""
+    lines = []
+    for name, render in (('train_step', step_lines), ('decode', decode_lines)):
+        file = RESULTS / f'{name}.json'
+        if file.exists():
+            lines += render(json.loads(file.read_text(encoding='utf-8')))
     return lines
 
 

@@ -16,7 +16,7 @@ from seqzoo.data.tokenizers import TokenizerConfig
 from seqzoo.experiment import Experiment, Published, TrainConfig
 from seqzoo.models.transformer import TransformerConfig
 from seqzoo.optimization.optimizers import Adam
-from seqzoo.optimization.schedules import InverseSquareRoot
+from seqzoo.optimization.schedules import Cosine, InverseSquareRoot
 from seqzoo.tasks.base import Decoding
 from seqzoo.tasks.translation import Translation
 
@@ -60,21 +60,20 @@ def experiment() -> Experiment:
 
 VARIANTS = {
     'twenty_minutes': {
+        'description': 'Multi30k English-German, 1.8M parameters, 20 minutes on two cores',
         'model.norm': 'pre',
         'model.dropout_rate': 0.1,
         'model.attention_bias': False,
-        'task.tokenizer.lowercase': False,
-        'task.tokenizer.moses': False,
-        'task.tokenizer.vocab_size': 4000,
-        'schedule.peak': 0.004,
-        'schedule.warmup_steps': 800,
+        'task.tokenizer': TokenizerConfig(kind='bpe', vocab_size=4000),
+        'schedule': Cosine(peak=0.004, warmup_steps=400, decay_steps=4000, final=2e-4),
         'batch.tokens': 2048,
-        'train.steps': 100_000,
+        'batch.fitted_buckets': 6,
+        'train.steps': 4000,
         'train.max_minutes': 20.0,
         'train.early_stopping': None,
         'train.evaluate_every': 500,
         'train.checkpoint_every': 500,
-        'train.snapshot_every': 125,
-        'train.keep_snapshots': 200,
+        'train.snapshot_every': 100,
+        'train.keep_snapshots': 100,
     },
 }

@@ -128,8 +128,8 @@ class MultiHeadAttention(nn.Module):
 
     def attend(self, x: jax.Array, memory: KeysValues, mask: jax.Array | None) -> jax.Array:
         """`x` `[batch, query_length, embed]` attends to projected memory under a boolean mask."""
-        # The same mathematics as `dot_product_attention`, in the layout of the cache. The keys stand
-        # on the left of their product: XLA on CPU takes three times as long for Q K^T.
+        # The same mathematics as `dot_product_attention`, in the layout of the cache. The keys
+        # stand on the left of their product: XLA on CPU takes three times as long for Q K^T.
         query = self.query(x).swapaxes(1, 2) * jnp.asarray(self.key_dim**-0.5, self.dtype)
         scores = jnp.einsum(
             'bhkd,bhqd->bhkq', memory.keys, query, preferred_element_type=jnp.float32

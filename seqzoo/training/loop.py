@@ -113,6 +113,9 @@ class Loop:
         """
         config, status = self.config, 'done'
         step = int(state.step)
+        if step >= config.steps:
+            self.progress.announce(f'All {config.steps:,} steps are done; raise --train.steps.')
+            return state, status
         deferred = DeferredMetrics(every=config.log_every)
         saved = self.checkpoints.latest()
         now = self._logged_at = time.monotonic()

@@ -1,6 +1,5 @@
 """From an experiment and a folder to a trained run: everything around the loop."""
 
-from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -197,7 +196,7 @@ def _train(
         events=events,
         progress=bar,
         stop=stack.enter_context(StopRequest()),
-        profile=_profiler(run / 'profile', start, profile_steps),
+        profile=stack.enter_context(_Profiler(run / 'profile', start, profile_steps)),
     )
     state, status = loop.run(state)
     return TrainResult(status, int(state.step), run)  # type: ignore[arg-type]
@@ -242,16 +241,30 @@ def _forked(source: str | Path, state: TrainState) -> Any:
     return restored.state
 
 
-def _profiler(folder: Path, start: int, steps: int | None) -> Callable[[int], None]:
-    """Starts and stops an xprof trace at the right steps."""
-    if steps is None:
-        return lambda step: None
-    first = start + PROFILE_STARTS_AFTER
+class _Profiler:
+    """Traces some steps for xprof, after those that compile; a run that ends earlier keeps them."""
 
-    def at(step: int) -> None:
-        if step == first:
-            jax.profiler.start_trace(str(folder))
-        elif step == first + steps:
+    def __init__(self, folder: Path, start: int, steps: int | None) -> None:
+        self._folder, self._steps = folder, steps
+        self._first = start + PROFILE_STARTS_AFTER
+        self._running = False
+
+    def __enter__(self) -> '_Profiler':
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._stop()
+
+    def __call__(self, step: int) -> None:
+        if self._steps is None:
+            return
+        if step == self._first:
+            jax.profiler.start_trace(str(self._folder))
+            self._running = True
+        elif step == self._first + self._steps:
+            self._stop()
+
+    def _stop(self) -> None:
+        if self._running:
             jax.profiler.stop_trace()
-
-    return at
+            self._running = False
