@@ -23,6 +23,11 @@ class Schedule(abc.ABC):
     def build(self, steps_per_epoch: int) -> ScheduleFunction:
         """The function; `steps_per_epoch` serves those that count epochs."""
 
+    @property
+    def zero_from(self) -> int | None:
+        """The update from which on the rate is 0 and training idles; `None` if it never is."""
+        return None
+
 
 @dataclass(frozen=True, kw_only=True)
 class Noam(Schedule):
@@ -69,6 +74,10 @@ class Cosine(Schedule):
     decay_steps: int = 10_000
     final: float = 0.0
 
+    @property
+    def zero_from(self) -> int | None:
+        return self.decay_steps if self.final == 0 else None
+
     def build(self, steps_per_epoch: int) -> ScheduleFunction:
         return optax.warmup_cosine_decay_schedule(
             0.0, self.peak, self.warmup_steps, self.decay_steps, self.final
@@ -83,6 +92,10 @@ class Linear(Schedule):
     warmup_steps: int = 100
     decay_steps: int = 10_000
     final: float = 0.0
+
+    @property
+    def zero_from(self) -> int | None:
+        return self.decay_steps if self.final == 0 else None
 
     def build(self, steps_per_epoch: int) -> ScheduleFunction:
         up = optax.linear_schedule(0.0, self.peak, self.warmup_steps)

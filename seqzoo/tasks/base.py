@@ -9,7 +9,7 @@ import abc
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import flax.struct
 import jax
@@ -68,7 +68,7 @@ class Decoding:
         seed: of sampling.
     """
 
-    method: str = 'beam'
+    method: Literal['beam', 'greedy', 'sample'] = 'beam'
     beams: int = 4
     length_penalty: float = 0.6
     extra_length: int = 50
@@ -86,6 +86,10 @@ class Decoding:
             )
         if self.beams < 1 or self.rows < 1 or self.n_best < 1:
             raise UserError('decode.beams, decode.rows and decode.n_best must be at least 1.')
+        if self.method == 'greedy' and self.n_best > 1:
+            raise UserError(
+                'Greedy search has one output; take --decode.method beam or sample for several.'
+            )
         if self.method == 'beam' and self.n_best > self.beams:
             raise UserError(
                 f'decode.n_best is {self.n_best}, more than the {self.beams} beams; '

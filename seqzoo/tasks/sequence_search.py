@@ -34,6 +34,12 @@ class SpecialTokens:
     vocab_size: int
 
 
+def position_limit(model: nn.Module) -> int | None:
+    """The longest sequence that a model has positions for; `None` if any length will do."""
+    config: Any = getattr(model, 'config', None)
+    return config.max_length if getattr(config, 'positions', None) == 'learned' else None
+
+
 def seq2seq_search(
     model: nn.Module, decoding: Decoding, special: SpecialTokens, source_length: int
 ) -> Callable[[Any, dict[str, jax.Array]], Decoded]:
@@ -44,6 +50,8 @@ def seq2seq_search(
     section 6.1).
     """
     max_length = source_length + decoding.extra_length
+    if (limit := position_limit(model)) is not None:
+        max_length = min(max_length, limit)
 
     def search(variables: Any, batch: dict[str, jax.Array]) -> Decoded:
         call = functools.partial(model.apply, variables)

@@ -1,10 +1,12 @@
 """Lines in, translations out: bucketed, decoded, detokenised and put back in order."""
 
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import jax
 import numpy as np
+from flax import linen as nn
 
 from seqzoo.data.batching import BatchConfig
 from seqzoo.data.bucketing import EvaluationPlan
@@ -14,7 +16,23 @@ from seqzoo.data.tokenizers import TokenizerPair
 from seqzoo.decoding.base import Decoded
 from seqzoo.parallel.mesh import row_shards
 from seqzoo.tasks.base import Decoding, Prediction, Runtime
-from seqzoo.tasks.sequence_search import SpecialTokens, seq2seq_search
+from seqzoo.tasks.sequence_search import SpecialTokens, position_limit, seq2seq_search
+
+_log = logging.getLogger('seqzoo.tasks')
+
+
+def within_positions(batch: BatchConfig, model: nn.Module) -> BatchConfig:
+    """Evaluation buckets no longer than the positions that a model has learnt."""
+    limit = position_limit(model)
+    if limit is None:
+        return batch
+    longest = min(limit, batch.evaluation_max_length or limit)
+    return replace(
+        batch,
+        max_length=min(batch.max_length, longest),
+        buckets=None,
+        evaluation_max_length=longest,
+    )
 
 
 def translate(
@@ -38,8 +56,19 @@ def translate(
     store = TokenStore.from_sentences(encoded)
     target = tokenizers.target
     special = SpecialTokens(target.bos_id, target.eos_id, target.pad_id, target.vocab_size)
-    by_rows = replace(batch, evaluation_rows=decoding.rows, tokens=decoding.rows * batch.max_length)
+    by_rows = replace(
+        within_positions(batch, runtime.model),
+        evaluation_rows=decoding.rows,
+        tokens=decoding.rows * batch.max_length,
+        packing=False,
+    )
     plan = EvaluationPlan(store.lengths, None, by_rows)
+    if plan.selection.truncated:
+        _log.warning(
+            '%d sentences are longer than %d tokens and were cut (batch.evaluation_max_length)',
+            plan.selection.truncated,
+            max(shape.source_length for shape in plan.shapes),
+        )
     batches = evaluation_batches(store, None, plan, row_multiple=row_shards(runtime.mesh))
     done = 0
     for item in batches:
@@ -77,6 +106,7 @@ def _read(
             source_tokens=source_tokens,
         )
 
-    kept = [r for r in range(min(n_best, decoded.lengths.shape[1])) if decoded.lengths[row, r] > 0]
+    found = np.argsort(-decoded.scores[row], kind='stable')  # samples come in the order of drawing
+    kept = [int(r) for r in found if decoded.lengths[row, r] > 0][:n_best]
     best, *others = [one(rank) for rank in kept] or [one(0)]
     return replace(best, alternatives=tuple(others))

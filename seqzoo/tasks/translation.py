@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -22,6 +22,7 @@ from seqzoo.models.base import ModelConfig
 from seqzoo.optimization.losses import smoothed_cross_entropy
 from seqzoo.parallel.mesh import row_shards
 from seqzoo.tasks.base import Batch, Decoding, Losses, Prediction, Prepared, Runtime, Sums, Task
+from seqzoo.tasks.translate import translate, within_positions
 
 
 @dataclass(frozen=True)
@@ -77,7 +78,7 @@ class Translation(Task):
     target_language: str = 'de'
     tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
     label_smoothing: float = 0.1
-    bleu_tokenizer: str = '13a'
+    bleu_tokenizer: Literal['13a', 'intl', 'char', 'zh', 'ja-mecab', 'ko-mecab', 'none'] = '13a'
 
     @property
     def data_name(self) -> str:
@@ -137,6 +138,11 @@ class Translation(Task):
             raise UserError(
                 f'model.vocab_size is {stated}, but the tokenizer has {size} pieces; '
                 'leave model.vocab_size out.'
+            )
+        if not self.tokenizer.joint and getattr(model, 'tie', None) == 'all':
+            raise UserError(
+                "model.tie 'all' shares one table between two vocabularies "
+                '(task.tokenizer.joint is False); set --model.tie decoder.'
             )
         changes: dict[str, Any] = {'vocab_size': size}
         if not self.tokenizer.joint:
@@ -261,6 +267,7 @@ class Translation(Task):
 
         total = weight = 0.0
         source, target = _stores(prepared, split)
+        batch = within_positions(batch, runtime.model)
         plan = EvaluationPlan(source.lengths, target.lengths, batch)
         shards = row_shards(runtime.mesh)
         batches = evaluation_batches(source, target, plan, row_multiple=shards)
@@ -279,8 +286,6 @@ class Translation(Task):
         *,
         progress: Callable[[int, int], None] = lambda done, total: None,
     ) -> list[Prediction]:
-        from seqzoo.tasks.translate import translate
-
         assert isinstance(prepared, PreparedTranslation)
         return translate(
             runtime,

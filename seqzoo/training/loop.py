@@ -114,10 +114,13 @@ class Loop:
         config, status = self.config, 'done'
         step = int(state.step)
         if step >= config.steps:
-            self.progress.announce(f'All {config.steps:,} steps are done; raise --train.steps.')
+            self.progress.announce(f'All {config.steps:,} steps are done.')
+            return state, status
+        if self._is_stale(step):
             return state, status
         deferred = DeferredMetrics(every=config.log_every)
         saved = self.checkpoints.latest()
+        evaluated = -1
         now = self._logged_at = time.monotonic()
         while step < config.steps:
             batch = next(self.batches)
@@ -132,7 +135,7 @@ class Loop:
             if config.evaluate_every and step % config.evaluate_every == 0 and step < config.steps:
                 self._log(deferred.drain())
                 now = self.clock.add('step', now)
-                metrics = self._evaluate(state, step)
+                metrics, evaluated = self._evaluate(state, step), step
                 state = self._plateau(state)
                 now = self.clock.add('evaluation', now)
             if config.snapshot_every and step % config.snapshot_every == 0 and self.snapshots:
@@ -151,9 +154,8 @@ class Loop:
             if self._exhausted(step):
                 break
         self._log(deferred.drain())
-        if status == 'done':
-            metrics = self._evaluate(state, step)
-            self._save(step, state, metrics)
+        if status == 'done' and evaluated != step:
+            self._save(step, state, self._evaluate(state, step))
         elif saved != step:
             self._save(step, state, {})
         self.checkpoints.wait()
@@ -167,6 +169,10 @@ class Loop:
                 f'{config.max_minutes:g} minutes of training are over at step {step}.'
             )
             return True
+        return self._is_stale(step)
+
+    def _is_stale(self, step: int) -> bool:
+        config = self.config
         if config.early_stopping is not None and self.improvement.stale >= config.early_stopping:
             self.progress.announce(
                 f'No improvement of {self.metric} in {self.improvement.stale} evaluations: '

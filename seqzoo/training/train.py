@@ -94,13 +94,14 @@ def train(
             experiment.batch,
             data_dir=default_data_dir(data_dir),
             cache_dir=Path(cache_dir) if cache_dir else default_cache_dir(),
-            run_dir=None if is_new else run,
+            run_dir=_tokenizer_of(run, is_new, fork_from),
             announce=bar.announce,
         )
         resolved = replace(experiment, model=experiment.task.resolve(experiment.model, prepared))
         if not is_new:
             refuse_differences(load_experiment_of(run), resolved, run)
             refuse_other_data(prepared, run)
+        _refuse_idle_steps(experiment)
         plan = experiment.task.plan(prepared, experiment.batch, experiment.seed)
         # Only now, when all input is known to be good, does the folder become this run's.
         save_prepared(prepared, run)
@@ -168,6 +169,8 @@ def _train(
         )
 
     bar = stack.enter_context(Progress(config.steps, start=start, mode=mode if writer else 'none'))
+    if restored is not None and fork_from is not None:
+        bar.announce(f'{run} has checkpoints of its own: --fork-from is left out')
     for line in _opening(experiment, state, plan, mesh, start):
         bar.announce(line)
     events.write(
@@ -239,6 +242,22 @@ def _forked(source: str | Path, state: TrainState) -> Any:
             f'--fork-from {source}: there is no checkpoint; is it the folder of a trained run?'
         )
     return restored.state
+
+
+def _tokenizer_of(run: Path, is_new: bool, fork_from: str | Path | None) -> Path | None:
+    """The run whose tokenizer is used: parameters mean nothing with another one."""
+    if not is_new:
+        return run
+    return Path(fork_from) if fork_from is not None else None
+
+
+def _refuse_idle_steps(experiment: Experiment) -> None:
+    last, steps = experiment.schedule.zero_from, experiment.train.steps
+    if last is not None and steps > last:
+        raise UserError(
+            f'The learning rate is 0 from step {last:,} on, but train.steps is {steps:,}; set '
+            '--schedule.decay-steps for a new run, or go on from this one with --fork-from.'
+        )
 
 
 class _Profiler:

@@ -38,6 +38,7 @@ def test_the_set_up_is_two_commands():
 def test_the_table_is_what_the_recorded_rows_say():
     found = subprocess.run([sys.executable, ROOT / 'benchmarks/tables.py', '--check'], check=False)
     assert found.returncode == 0, 'run python benchmarks/tables.py'
+    assert '| multi30k en-de' in README
 
 
 def test_pictures_and_files_that_it_shows_exist():

@@ -72,3 +72,13 @@ def test_the_history_of_a_resumed_run_has_no_doubles(train, tmp_path):
     steps = [e['step'] for e in events if e['kind'] == 'train']
     assert steps == sorted(set(steps))
     assert steps[-1] == 6
+
+
+def test_a_fork_takes_the_tokenizer_of_the_other_run_along(train, write_corpus, tmp_path):
+    assert train('first', steps=2).status == 0
+    (tmp_path / 'other').mkdir()
+    other = write_corpus(tmp_path / 'other', seed=1, upper=str.title)
+    forked = train('second', '--fork-from', str(tmp_path / 'first'), data=other, steps=1)
+    assert forked.status == 0
+    models = [(tmp_path / name / 'tokenizer.model').read_bytes() for name in ('first', 'second')]
+    assert models[0] == models[1]

@@ -87,7 +87,7 @@ def test_the_other_commands_speak_of_a_real_run(train, seqzoo, corpus, tmp_path)
     for path in texts:
         path.write_text('eins zwei drei vier\nfünf sechs sieben acht\n')
     assert seqzoo('score', *texts).status == 0
-    assert seqzoo('doctor').status in (0, 1)
+    assert 'Python' in seqzoo('doctor').out
     (tmp_path / 'input').write_text('ba be bi\n')
     (tmp_path / 'target').write_text('BA BE BI\n')
     scored = seqzoo(
