@@ -9,6 +9,9 @@ class UserError(Exception):
     """What was wrong, where, and what to do, in one sentence.
 
     Raise it for bad input: files, options, configurations, data. A broken invariant of our own code
-        is not a
-    `UserError`; let it crash with its traceback.
+    is not a `UserError`; let it crash with its traceback.
     """
+
+
+class ConfigError(UserError, ValueError):
+    """A hyperparameter that cannot be: names the field, its value and the remedy."""

@@ -106,9 +106,8 @@ def _read_one(text: str | None, annotation: Any) -> Any:
     if annotation is bool:
         return _only([text.lower() == 'true'] if text.lower() in ('true', 'false') else [])
     if annotation is int:
-        return (
-            int(float(text)) if 'e' in text and float(text).is_integer() else int(text)
-        )  # 1e5 steps
+        # 1e5 steps are a whole number too.
+        return int(float(text)) if 'e' in text and float(text).is_integer() else int(text)
     if annotation is float:
         return float(text)
     if typing.get_origin(annotation) is Literal:

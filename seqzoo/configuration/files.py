@@ -115,9 +115,8 @@ def load_file(path: Path) -> types.ModuleType:
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module  # before it runs: dataclasses look their module up
-    sys.path.insert(
-        0, str(path.parent)
-    )  # as `python FILE` does, so that a file beside it can be imported
+    # As `python FILE` does, so that a file beside it can be imported.
+    sys.path.insert(0, str(path.parent))
     try:
         spec.loader.exec_module(module)
     except (Exception, SystemExit) as error:

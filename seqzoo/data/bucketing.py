@@ -17,9 +17,8 @@ from seqzoo.data.batching import (
 )
 from seqzoo.errors import UserError
 
-_GROWTH = (
-    1.4  # from one bucket to the next: about 15 % padding for lengths spread evenly inside a bucket
-)
+# From one bucket to the next: about 15 % padding for lengths spread evenly inside a bucket.
+_GROWTH = 1.4
 
 
 def geometric_ladder(max_length: int, multiple: int = 8) -> tuple[int, ...]:
@@ -47,9 +46,8 @@ def fitted_ladder(
     edges = np.unique(
         np.minimum(np.arange(1, -(-int(lengths.max()) // multiple) + 1) * multiple, max_length)
     )
-    below = np.searchsorted(
-        np.sort(lengths), edges, side='right'
-    )  # sentences that fit into each edge
+    # How many sentences fit into each edge.
+    below = np.searchsorted(np.sort(lengths), edges, side='right')
     # best[j]: least positions used by all sentences that fit into edge j, with j the last bucket.
     best = below * edges
     previous = [np.full(len(edges), -1)]
@@ -217,9 +215,8 @@ class EvaluationPlan:
 
     def batch(self, step: int) -> PlannedBatch:
         """The batch of a step from 0 to `steps_per_epoch - 1`."""
-        place = (
-            self.steps_per_epoch - 1 - step
-        )  # longest first: what does not fit into memory fails at once
+        # Longest first: what does not fit into memory fails at once.
+        place = self.steps_per_epoch - 1 - step
         chosen = self._members[self._table.start[place] : self._table.stop[place]]
         bucket = int(self._table.bucket[place])
         return one_per_row(step, bucket, self.shapes[bucket], self.selection, chosen)

@@ -23,9 +23,8 @@ from seqzoo.data.batching import (
 )
 from seqzoo.data.bucketing import measure_padding
 
-_MOST_LENGTHS = (
-    128  # lengths told apart when fitting; longer rows round lengths up to keep the pairs few
-)
+# Lengths told apart when fitting; longer rows round lengths up to keep the pairs few.
+_MOST_LENGTHS = 128
 
 
 class PackPlan:

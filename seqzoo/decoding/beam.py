@@ -93,9 +93,8 @@ def best_extensions(log_probs: jax.Array, logits: jax.Array, count: int) -> _Ext
         count: how many.
     """
     batch, beams, vocab = logits.shape
-    shift = log_probs - jax.nn.logsumexp(
-        logits, axis=-1
-    )  # adding a logit gives an extension's log-probability
+    # Adding a logit to it gives an extension's log-probability.
+    shift = log_probs - jax.nn.logsumexp(logits, axis=-1)
     if beams * vocab < 2 * count * _CHUNK:  # too small to gain from chunks
         best, index = lax.top_k((logits + shift[..., None]).reshape(batch, beams * vocab), count)
         return _Extensions(best, index // vocab, index % vocab)

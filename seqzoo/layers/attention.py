@@ -10,6 +10,7 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 
+from seqzoo.errors import ConfigError
 from seqzoo.layers import attention_kernels
 from seqzoo.layers.dropout import dropout
 from seqzoo.layers.masks import causal_mask, combine_masks, segment_mask
@@ -58,7 +59,8 @@ def dot_product_attention(
         at all gets something finite and meaningless.
 
     Raises:
-        ValueError: a fused kernel was chosen for what it cannot do, or only one side has segments.
+        ConfigError: a fused kernel was chosen for what it cannot do, or for another platform.
+        ValueError: only one side has segments.
     """
     if (query_segments is None) != (key_segments is None):
         raise ValueError('query_segments and key_segments are given together or not at all')
@@ -116,10 +118,13 @@ def choose_implementation(
             return 'xla'
         return 'splash' if fused == 'splash' else 'cudnn'
     if implementation not in obstacles:
-        raise ValueError(f'no attention implementation is called {implementation!r}')
-    if obstacles[implementation]:
-        raise ValueError(
-            f'attention implementation {implementation!r} {obstacles[implementation]}; '
-            "choose 'xla' or 'auto'"
+        raise ConfigError(
+            f'no attention implementation is called {implementation!r}; '
+            "choose 'auto', 'xla', 'splash' or 'cudnn'"
+        )
+    obstacle = obstacles[implementation] or attention_kernels.platform_obstacle(implementation)
+    if obstacle:
+        raise ConfigError(
+            f"attention implementation {implementation!r} {obstacle}; choose 'xla' or 'auto'"
         )
     return implementation

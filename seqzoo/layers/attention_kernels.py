@@ -39,6 +39,24 @@ def cudnn_obstacle(
     return None
 
 
+def platform_obstacle(implementation: str) -> str | None:
+    """Why a kernel cannot run on these devices, as the end of a sentence; `None` if it can."""
+    platform = jax.default_backend()
+    if implementation == 'splash' and platform != 'tpu' and not _interprets():
+        return f'needs a TPU, and JAX runs on {platform} here'
+    if implementation == 'cudnn' and platform != 'gpu':
+        return f'needs a GPU, and JAX runs on {platform} here'
+    return None
+
+
+def _interprets() -> bool:
+    """Whether this is inside `force_tpu_interpret_mode()`; `True` where JAX does not tell."""
+    from jax._src import config  # there is no public way to ask
+
+    mode = getattr(config, 'pallas_tpu_interpret_mode_context_manager', None)
+    return mode is None or mode.value is not None
+
+
 def cudnn_attention(
     query: jax.Array, key: jax.Array, value: jax.Array, mask: jax.Array | None, causal: bool
 ) -> jax.Array:

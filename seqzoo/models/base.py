@@ -12,14 +12,10 @@ import flax.struct
 import jax
 from flax import linen as nn
 
-from seqzoo.errors import UserError
+from seqzoo.errors import ConfigError as ConfigError  # models raise it; it is offered here too
 
 Memory = Any  # what an encoder hands to its decoder: a pytree of arrays, the batch leading
 Cache = Any  # what incremental decoding carries from step to step: a pytree of arrays
-
-
-class ConfigError(UserError, ValueError):
-    """A hyperparameter that cannot be: names the field, its value and the remedy."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,8 +1,7 @@
 """Meshes, and where every array of a run lives on one.
 
 Data parallel, fully sharded, tensor and sequence parallel training differ only in the shape of the
-    mesh: an axis of
-size 1 vanishes from every sharding.
+mesh: an axis of size 1 vanishes from every sharding.
 """
 
 import math

@@ -9,6 +9,7 @@ import pytest
 from jax.experimental.pallas import tpu as pltpu
 from jax.sharding import Mesh
 
+from seqzoo.errors import UserError
 from seqzoo.layers.attention import attention_weights, dot_product_attention
 from seqzoo.layers.masks import ancestry_mask, causal_mask, combine_masks, segment_mask
 from seqzoo.parallel.axes import axis_rules
@@ -102,6 +103,15 @@ def test_segments_of_only_one_side_are_refused():
         dot_product_attention(*inputs(), query_segments=jnp.ones((2, 6), int))
 
 
+@pytest.mark.parametrize(('name', 'platform'), [('splash', 'tpu'), ('cudnn', 'gpu')])
+def test_fused_kernels_are_refused_on_other_platforms(name, platform):
+    if jax.default_backend() == platform:
+        pytest.skip(f'this is a {platform}')
+    half = [x.astype(jnp.bfloat16) for x in inputs(value_dim=8)]
+    with pytest.raises(UserError, match=f"'{name}' needs a {platform.upper()}, .*choose 'xla'"):
+        dot_product_attention(*half, implementation=name)
+
+
 def test_fused_kernels_are_refused_where_they_would_leave_something_out():
     query, key, value = inputs(value_dim=8)
     half = [x.astype(jnp.bfloat16) for x in (query, key, value)]
@@ -113,7 +123,7 @@ def test_fused_kernels_are_refused_where_they_would_leave_something_out():
         dot_product_attention(query, key, value, implementation='splash', mask=causal_mask(6, 7))
     with pytest.raises(ValueError, match='16-bit'):
         dot_product_attention(query, key, value, implementation='cudnn')
-    with pytest.raises(ValueError, match='no attention implementation'):
+    with pytest.raises(UserError, match='no attention implementation'):
         dot_product_attention(query, key, value, implementation='flash')
     assert np.isfinite(dot_product_attention(query, key, value, **drop)).all()  # 'auto' finds a way
 
