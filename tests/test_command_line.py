@@ -1,5 +1,6 @@
 """The command line: words in, exit status and streams out. What commands call is stood in for."""
 
+import gzip
 import io
 import json
 import os
@@ -160,7 +161,7 @@ def test_help_of_a_command_says_what_it_reads_and_shows_examples_that_parse(
         (['evaluate', 'r', '--model.norm', 'pre'], 'does not take --model.norm'),
         (['list', '--model.norm', 'pre'], 'does not take --model.norm'),
         (['show', 'no_such_config_exists'], "there is no configuration 'no_such_config_exists'"),
-        (['score', 'missing.txt', 'missing.txt'], 'missing.txt cannot be read: No such file'),
+        (['score', 'missing.txt', 'missing.txt'], 'missing.txt: cannot be read (No such file'),
     ],
 )
 def test_a_mistake_is_answered_in_one_line_with_status_2(
@@ -346,7 +347,16 @@ def test_predict_scores_given_outputs(
 def test_input_that_is_not_utf8_is_refused_by_its_line(tmp_path: Path) -> None:
     path = tmp_path / 'latin'
     path.write_bytes('eins\nüber\n'.encode('latin-1'))
-    with pytest.raises(UserError, match=r'line 2 of .*latin is not UTF-8'):
+    with pytest.raises(UserError, match=r'latin: line 2 is not UTF-8'):
+        read_lines(path)
+
+
+def test_packed_input_is_unpacked(tmp_path: Path) -> None:
+    path = tmp_path / 'lines.gz'
+    path.write_bytes(gzip.compress(b'a\n\nb'))
+    assert read_lines(path) == ['a', '', 'b']
+    path.write_bytes(path.read_bytes()[:-9])
+    with pytest.raises(UserError, match='gzip file is damaged'):
         read_lines(path)
 
 

@@ -6,32 +6,22 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TextIO
 
+from seqzoo.data import text_files
 from seqzoo.errors import UserError
 
 
 def read_lines(path: Path | None) -> list[str]:
-    """The lines of a file, or of standard input; empty ones included, line ends removed.
+    """The lines of a file, plain or `.gz`, or of standard input; empty ones included, line ends
+    removed.
 
     Raises:
         UserError: the file cannot be read or is not UTF-8; it says where.
     """
-    name = 'standard input' if path is None else str(path)
-    if path is None and sys.stdin.isatty():
+    if path is not None:
+        return list(text_files.read_lines(path))
+    if sys.stdin.isatty():
         print('reading from the keyboard, one record a line; Ctrl-D ends', file=sys.stderr)
-    try:
-        data = sys.stdin.buffer.read() if path is None else path.read_bytes()
-    except OSError as error:
-        raise UserError(f'{name} cannot be read: {error.strerror}') from error
-    try:
-        text = data.decode('utf-8-sig')
-    except UnicodeDecodeError as error:
-        line = data.count(b'\n', 0, error.start) + 1
-        raise UserError(f'line {line} of {name} is not UTF-8; convert the file first') from error
-    # Not splitlines(): only a line feed ends a record, a line separator inside a sentence does not.
-    lines = text.split('\n')
-    if lines[-1] == '':
-        del lines[-1]
-    return [line.removesuffix('\r') for line in lines]
+    return list(text_files.decode_lines(sys.stdin.buffer, 'standard input'))
 
 
 @contextlib.contextmanager

@@ -7,7 +7,7 @@ error.
 
 import gzip
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Literal, Protocol, cast
@@ -117,27 +117,38 @@ def read_lines(path: str | Path) -> Iterator[str]:
             `.gz`.
     """
     path = Path(path)
-    number = 0
     try:
         with _open(path) as file:
-            for number, line in enumerate(file, 1):
-                if number == 1 and line.startswith(_BYTE_ORDER_MARK):
-                    line = line[len(_BYTE_ORDER_MARK) :]
-                yield line.decode('utf-8').removesuffix('\n').removesuffix('\r')
+            yield from decode_lines(file, str(path))
+    except OSError as error:
+        raise UserError(
+            f'{path}: cannot be read ({error.strerror or error}); check the path'
+        ) from error
+
+
+def decode_lines(file: Iterable[bytes], name: str) -> Iterator[str]:
+    """What `read_lines` yields, of a file that is open for reading bytes.
+
+    Args:
+        file: the open file; closing it is left to the caller.
+        name: what to call it in messages.
+    """
+    number = 0
+    try:
+        for number, line in enumerate(file, 1):
+            if number == 1 and line.startswith(_BYTE_ORDER_MARK):
+                line = line[len(_BYTE_ORDER_MARK) :]
+            yield line.decode('utf-8').removesuffix('\n').removesuffix('\r')
     except UnicodeDecodeError as error:
         raise UserError(
-            f'{path}: line {number} is not UTF-8 (byte 0x{error.object[error.start]:02x} at '
+            f'{name}: line {number} is not UTF-8 (byte 0x{error.object[error.start]:02x} at '
             f'position {error.start + 1} of the line); convert the file, for example with iconv -f '
             'latin1 -t utf-8'
         ) from error
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
         raise UserError(
-            f'{path}: the gzip file is damaged after line {number} ({error}); fetch or pack it '
+            f'{name}: the gzip file is damaged after line {number} ({error}); fetch or pack it '
             'again'
-        ) from error
-    except OSError as error:
-        raise UserError(
-            f'{path}: cannot be read ({error.strerror or error}); check the path'
         ) from error
 
 

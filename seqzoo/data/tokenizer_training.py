@@ -120,7 +120,8 @@ def train_sentencepiece(lines: Iterator[str], config: TokenizerConfig) -> bytes:
     """The SentencePiece model of some lines.
 
     Raises:
-        UserError: a vocabulary larger or smaller than the text supports.
+        UserError: a vocabulary larger or smaller than the text supports, or whatever else
+            SentencePiece refuses.
     """
     import sentencepiece
 
@@ -144,11 +145,11 @@ def train_sentencepiece(lines: Iterator[str], config: TokenizerConfig) -> bytes:
             minloglevel=2,
         )
     except RuntimeError as error:
-        raise _explain(str(error), config) or error from error
+        raise _explain(str(error), config) from error
     return model.getvalue()
 
 
-def _explain(message: str, config: TokenizerConfig) -> UserError | None:
+def _explain(message: str, config: TokenizerConfig) -> UserError:
     if found := re.search(r'Vocabulary size too high .*<= (\d+)', message):
         return UserError(
             f'tokenizer.vocab_size is {config.vocab_size} but the training text supports at most '
@@ -159,7 +160,11 @@ def _explain(message: str, config: TokenizerConfig) -> UserError | None:
             f'tokenizer.vocab_size is {config.vocab_size} but the characters of the training text '
             f'alone need {found[1]}; raise it, or lower tokenizer.character_coverage'
         )
-    return None
+    said = next((line.strip() for line in message.splitlines() if line.strip()), 'nothing more')
+    return UserError(
+        f'SentencePiece cannot train a {config.kind} tokenizer of {config.vocab_size} pieces on '
+        f'the training text ({said}); change the fields of tokenizer, or look at the text'
+    )
 
 
 class Moses:

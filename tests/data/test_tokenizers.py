@@ -94,6 +94,13 @@ def test_a_vocabulary_below_the_characters_is_explained():
         train_tokenizer(LINES, TokenizerConfig(vocab_size=10))
 
 
+def test_whatever_else_sentencepiece_refuses_is_said_in_one_line():
+    # The mark by which SentencePiece writes spaces is no text: all lines are left out.
+    with pytest.raises(UserError, match='SentencePiece cannot train a unigram') as raised:
+        train_tokenizer(['\u2581'], TokenizerConfig(kind='unigram', vocab_size=8))
+    assert '\n' not in str(raised.value)
+
+
 def test_no_text_is_refused():
     for lines in ([], ['', ' ']):
         with pytest.raises(UserError, match='no text'):
