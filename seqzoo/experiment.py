@@ -5,6 +5,7 @@ runs: device layout, cadence, decoding. It may change whenever the run is taken 
 """
 
 from dataclasses import dataclass, field, replace
+from typing import Literal
 
 from seqzoo.data.batching import BatchConfig
 from seqzoo.errors import UserError
@@ -15,6 +16,16 @@ from seqzoo.parallel.mesh import MeshConfig
 from seqzoo.tasks.base import Decoding, Task
 
 DEFINING = ('model', 'task', 'optimizer', 'schedule', 'batch', 'seed')
+
+# Fields inside the defining half that do not define: the parameters that training finds are the
+# same up to rounding, and evaluation only takes other batches. They may change between restarts.
+WAYS_TO_RUN = (
+    'model.scan_layers',
+    'model.remat',
+    'model.attention_implementation',
+    'batch.evaluation_rows',
+    'batch.evaluation_max_length',
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,7 +66,7 @@ class TrainConfig:
     early_stopping: int | None = None
     plateau_patience: int | None = None
     plateau_factor: float = 0.5
-    non_finite: str = 'stop'
+    non_finite: Literal['stop', 'skip'] = 'stop'
 
     def __post_init__(self) -> None:
         for name in ('steps', 'accumulation', 'log_every', 'checkpoint_every', 'keep'):

@@ -13,6 +13,9 @@ from seqzoo.errors import UserError
 # their option, by which they are told from a command's own options without importing anything.
 TOP_LEVEL_FIELDS = ('seed', 'description')
 
+# How the options begin that say only how a trained run is worked with.
+RUNNING = ('decode.', 'mesh.', 'batch.evaluation-', 'model.attention-implementation')
+
 
 @dataclass(frozen=True)
 class Command:
@@ -83,8 +86,8 @@ class Command:
         if '.' not in path and path not in TOP_LEVEL_FIELDS:
             close = nearest(flag, known) or f' (see `seqzoo {self.name} --help`)'
             raise UserError(f'seqzoo {self.name} has no option {flag}{close}')
-        if not any(path.startswith(allowed) for allowed in self.overrides):
-            allowed = f'only those of --{self.overrides[0]}*' if self.overrides else 'none'
+        if not path.replace('_', '-').startswith(self.overrides):
+            allowed = f'only --{"*, --".join(self.overrides)}*' if self.overrides else 'none'
             raise UserError(
                 f'seqzoo {self.name} does not take {flag} (of the configuration options {allowed})'
             )

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from seqzoo.commands.command import (
+    RUNNING,
     Command,
     add_checkpoint,
     add_data_dir,
@@ -73,5 +74,5 @@ COMMAND = Command(
     DESCRIPTION,
     add_arguments,
     run,
-    ('decode.',),
+    RUNNING,
 )

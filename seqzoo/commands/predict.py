@@ -7,15 +7,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from seqzoo.commands.command import Command, add_checkpoint, at_least, is_writer
+from seqzoo.commands.command import RUNNING, Command, add_checkpoint, at_least, is_writer
 from seqzoo.commands.lines import open_output, read_lines
 from seqzoo.commands.reporting import examples_done
 from seqzoo.errors import UserError
 
 DESCRIPTION = """\
 Reads the run folder R and records, one a line, from --input or standard input; writes one line for
-each, in the same order, empty lines included, to --output or standard output. The tokenizer is in
-the run: no training data is needed.
+each, in the same order, empty lines included, to --output or standard output. Files whose names end
+in .gz are unpacked. The tokenizer is in the run: no training data is needed.
 
 With --scores a line is SCORE <tab> TEXT, the score being what the search ranked by. With --n-best N
 there are up to N lines for a record, best first, and each begins with the record's number: RECORD
@@ -145,5 +145,5 @@ def _as_object(prediction: Any) -> dict[str, Any]:
 
 
 COMMAND = Command(
-    'predict', 'run a trained model on lines of text', DESCRIPTION, add_arguments, run, ('decode.',)
+    'predict', 'run a trained model on lines of text', DESCRIPTION, add_arguments, run, RUNNING
 )

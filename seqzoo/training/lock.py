@@ -74,12 +74,18 @@ class RunLock:
         """Takes the lock.
 
         Raises:
-            UserError: another live run has it.
+            UserError: another live run has it, or there is no writing there.
         """
         if self._path in _held:
             raise self._refusal(_held[self._path]._me)
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        file = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            file = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o644)
+        except OSError as error:
+            raise UserError(
+                f'{self._path.parent} cannot be the folder of a run ({error.strerror or error}); '
+                'give --run another folder'
+            ) from error
         try:
             if not _try_lock(file):
                 raise self._refusal(_read(file))
@@ -109,9 +115,8 @@ class RunLock:
         self._stop.set()
         assert self._thread is not None
         self._thread.join()
-        with contextlib.suppress(
-            OSError
-        ):  # a full or vanished disk must not hide what went wrong before
+        # A full or vanished disk must not hide what went wrong before.
+        with contextlib.suppress(OSError):
             if self._lost_to is None:
                 os.ftruncate(self._file, 0)
         os.close(self._file)

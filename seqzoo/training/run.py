@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import jax
+from jax.sharding import Mesh
 
 from seqzoo.configuration import config_source, differences, from_json, override, to_json
 from seqzoo.errors import UserError
-from seqzoo.experiment import DEFINING, Experiment
-from seqzoo.parallel.mesh import build_mesh
+from seqzoo.experiment import DEFINING, WAYS_TO_RUN, Experiment
+from seqzoo.parallel.mesh import MeshConfig, build_mesh
 from seqzoo.tasks.base import Prediction, Prepared, Runtime
 from seqzoo.training.averaging import average
 from seqzoo.training.checkpoint import Checkpoints
@@ -71,7 +72,11 @@ def load_experiment_of(run_dir: Path) -> Experiment:
 
 def refuse_differences(old: Experiment, new: Experiment, run_dir: Path) -> None:
     """Raises `UserError` with the list of what differs in the half that defines a run."""
-    found = [str(d) for d in differences(old, new) if d.path.split('.')[0] in DEFINING]
+    found = [
+        str(d)
+        for d in differences(old, new)
+        if d.path.split('.')[0] in DEFINING and d.path not in WAYS_TO_RUN
+    ]
     if found:
         raise UserError(
             f'{run_dir} holds another run; it differs in {"; ".join(found)}: '
@@ -171,7 +176,8 @@ def load_run(
             if there is one.
         average_last: how many of the newest snapshots are averaged, or 1 for a checkpoint as it is.
         overrides: changes to how the run works, such as `{'decode.beams': 8}`; what defines it
-            stays.
+            stays. The mesh of the training is used if it fits the devices at hand, else all of
+            them hold whole parameters.
         data_dir, splits: data to read with it.
         announce: takes sentences about the data.
 
@@ -192,7 +198,7 @@ def load_run(
     )
     refuse_other_data(prepared, run_dir)
     resolved = experiment.task.resolve(experiment.model, prepared)
-    model, mesh = resolved.build(), build_mesh(experiment.mesh)
+    model, mesh = resolved.build(), _mesh(saved.mesh, experiment.mesh)
     factory = StateFactory(resolved, model, experiment.optimizer.build(), mesh, experiment.seed)
     abstract = factory.abstract()
     part = {'params': abstract.params, 'variables': abstract.variables}
@@ -202,6 +208,15 @@ def load_run(
     )
     runtime = Runtime(model, variables, shardings, mesh)
     return Run(run_dir, experiment, found, runtime, prepared)
+
+
+def _mesh(saved: MeshConfig, asked: MeshConfig) -> Mesh:
+    try:
+        return build_mesh(asked)
+    except UserError:
+        if asked != saved:  # then somebody wants this one, and must know
+            raise
+        return build_mesh(MeshConfig())
 
 
 def _restore(
@@ -240,7 +255,7 @@ def evaluate(
 
     Returns:
         `metrics` (numbers by name), `signature` of the scorer, `split`, `step`, `average`,
-        `decode`.
+        `decode`. It is announced if the folder cannot be written.
     """
     run = load_run(
         path,
@@ -265,7 +280,13 @@ def evaluate(
         'average': average,
         'decode': json.loads(to_json(experiment.decode)),
     }
-    record_result(run.path, result)
+    try:
+        record_result(run.path, result)
+    except OSError as error:  # somebody else's run, perhaps: what was measured is not lost for that
+        announce(
+            f'seqzoo: {run.path / RESULTS} cannot be written ({error.strerror or error}): the '
+            'result is not recorded there.'
+        )
     return result
 
 
