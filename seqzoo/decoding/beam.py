@@ -5,7 +5,8 @@ extensions of a row are looked at. Those that end (EOS) and rank among the first
 finished ones; the best `beams` that do not end go on. A row is done when
 
 1. `patience * beams` hypotheses have ended (1: Ott et al. 2019; larger: Kasai et al. 2022,
-   "controlled patience"), or
+   "controlled patience") and none that goes on scores better, as it stands, than the best of them:
+   a sharp model offers many improbable ends while the right hypothesis is still under way, or
 2. no hypothesis that goes on can still enter the ones to be returned: log-probabilities only fall,
    so the score of a hypothesis can never exceed its present log-probability over the largest
    normalizer, that of the row's limit, or
@@ -217,8 +218,8 @@ def beam_search(
         length_penalty: alpha of `length_normalizer`.
         keep: how many hypotheses of a row to return; `None`: `beams`. With 1 the search may stop
             earlier, and the best hypothesis is the same.
-        patience: a row is done when `patience * beams` of its hypotheses have ended; `math.inf`:
-            only when none can still improve the result.
+        patience: a row is done when `patience * beams` of its hypotheses have ended and the best of
+            them leads; `math.inf`: only when none can still improve the result.
         vocab_size: true size of the vocabulary where the logits have more columns.
         pad: fills `tokens` behind EOS.
 
@@ -259,12 +260,14 @@ def beam_search(
         log_probs, order = lax.top_k(going_on, beams)
         alive = replace(_take(candidates, order), log_probs=log_probs)
         within_reach = log_probs[:, 0] / best_normalizer > finished.scores[:, -1]
+        now = log_probs[:, 0] / length_normalizer(length, length_penalty)
+        enough = (ended >= patience * beams) & (now <= finished.scores[:, 0])
         return _State(
             time=length,
             alive=alive,
             finished=finished,
             ended=ended,
-            done=state.done | (ended >= patience * beams) | ~within_reach,
+            done=state.done | enough | ~within_reach,
             token_history=state.token_history.at[state.time].set(alive.tokens),
             parent_history=state.parent_history.at[state.time].set(alive.parents),
             cache=cache,

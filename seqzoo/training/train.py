@@ -86,7 +86,6 @@ def train(
             f'--require {require}: JAX runs on {backend} here; see seqzoo doctor for what it finds.'
         )
     with ExitStack() as stack:
-        run.mkdir(parents=True, exist_ok=True)
         stack.enter_context(RunLock(run))
         is_new = not has_checkpoint(run)
         bar = Progress(experiment.train.steps, mode=progress)

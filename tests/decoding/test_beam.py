@@ -344,3 +344,20 @@ def test_senseless_settings_are_refused(wrong):
     fixed = {'batch': 1, 'bos': BOS, 'eos': EOS}
     with pytest.raises(UserError, match=next(iter(wrong))):
         beam_search(one_beam(tree_step), None, **{'beams': 2, 'max_length': 3, **wrong}, **fixed)
+
+
+def test_improbable_ends_do_not_stop_the_search_for_the_probable_hypothesis():
+    # Token 1 is nearly certain for six steps, then EOS is; until then EOS always ranks second.
+    eos, length = 0, 7
+    certain = jnp.log(
+        jnp.asarray([[0.001, 0.9985, 0.0005]] * (length - 1) + [[0.999, 0.0005, 0.0005]])
+    )
+
+    def step(tokens, parents, time):
+        return jnp.broadcast_to(certain[time], (*tokens.shape, 3)), time + 1
+
+    found = beam_search(
+        step, jnp.zeros((), jnp.int32), batch=1, bos=2, eos=eos, beams=4, max_length=10,
+        length_penalty=0.6,
+    )  # fmt: skip
+    assert found.tokens[0, 0, :length].tolist() == [1] * (length - 1) + [eos]
