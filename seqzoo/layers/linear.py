@@ -1,5 +1,6 @@
 """The affine map that attention and feed-forward layers are made of."""
 
+import functools
 import math
 
 import jax
@@ -41,10 +42,7 @@ class Linear(nn.Module):
             (*sizes, *self.features),
             jnp.float32,
         )
-        contracted = (tuple(range(x.ndim - rank, x.ndim)), tuple(range(rank)))
-        y = jax.lax.dot_general(
-            x.astype(self.dtype), kernel.astype(self.dtype), (contracted, ((), ()))
-        )
+        y = product(x.astype(self.dtype), kernel.astype(self.dtype), rank)
         if self.use_bias:
             bias = self.param(
                 'bias',
@@ -54,6 +52,37 @@ class Linear(nn.Module):
             )
             y += bias.astype(self.dtype)
         return y
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def product(x: jax.Array, kernel: jax.Array, rank: int) -> jax.Array:
+    """Contracts the last `rank` axes of `x` with the first of `kernel`.
+
+    Its gradient for the kernel comes out in the kernel's own layout. The one that jax derives comes
+    out transposed, and XLA on CPU then turns both it and the incoming gradient around.
+    """
+    contracted = (tuple(range(x.ndim - rank, x.ndim)), tuple(range(rank)))
+    return jax.lax.dot_general(x, kernel, (contracted, ((), ())))
+
+
+def _product_forward(
+    x: jax.Array, kernel: jax.Array, rank: int
+) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+    return product(x, kernel, rank), (x, kernel)
+
+
+def _product_backward(
+    rank: int, saved: tuple[jax.Array, jax.Array], gradient: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    x, kernel = saved
+    rows, outputs = x.ndim - rank, kernel.ndim - rank
+    after = (tuple(range(rows, gradient.ndim)), tuple(range(rank, kernel.ndim)))
+    d_x = jax.lax.dot_general(gradient, kernel, (after, ((), ())))
+    over_rows = (tuple(range(rows)), tuple(range(gradient.ndim - outputs)))
+    return d_x, jax.lax.dot_general(x, gradient, (over_rows, ((), ())))
+
+
+product.defvjp(_product_forward, _product_backward)
 
 
 def glorot_uniform(input_rank: int) -> nn.initializers.Initializer:
