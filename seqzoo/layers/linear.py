@@ -2,6 +2,7 @@
 
 import functools
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -42,7 +43,7 @@ class Linear(nn.Module):
             (*sizes, *self.features),
             jnp.float32,
         )
-        y = product(x.astype(self.dtype), kernel.astype(self.dtype), rank)
+        y: Any = product(x.astype(self.dtype), kernel.astype(self.dtype), rank)
         if self.use_bias:
             bias = self.param(
                 'bias',
