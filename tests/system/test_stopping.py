@@ -72,9 +72,9 @@ def test_a_run_that_is_done_is_left_alone(train, tmp_path):
 
 
 @pytest.mark.slow
-def test_the_other_commands_speak_of_a_real_run(train, seqzoo, corpus, tmp_path):
+def test_the_other_commands_speak_of_a_real_run(train, seqzoo, small, corpus, tmp_path):
     assert train(steps=2).status == 0
-    shown = seqzoo('data', 'show', 'transformer_tiny_text', '--data-dir', corpus)
+    shown = seqzoo('data', 'show', 'transformer_tiny_text', '--data-dir', corpus, *small)
     assert shown.status == 0
     assert 'padding' in shown.out
     listed = json.loads(seqzoo('list', '--json').out)
@@ -87,7 +87,7 @@ def test_the_other_commands_speak_of_a_real_run(train, seqzoo, corpus, tmp_path)
     for path in texts:
         path.write_text('eins zwei drei vier\nfünf sechs sieben acht\n')
     assert seqzoo('score', *texts).status == 0
-    assert 'Python' in seqzoo('doctor').out
+    assert 'jaxlib' in seqzoo('doctor').out
     (tmp_path / 'input').write_text('ba be bi\n')
     (tmp_path / 'target').write_text('BA BE BI\n')
     scored = seqzoo(
