@@ -12,7 +12,7 @@ from seqzoo.errors import UserError
 from seqzoo.optimization.losses import smoothed_cross_entropy
 from seqzoo.parallel.mesh import row_shards
 from seqzoo.tasks.base import Batch, Prediction
-from seqzoo.tasks.translation import shift_right
+from seqzoo.tasks.translation import forced_logits
 
 
 def score_given(run: Any, sources: list[str], targets: list[str]) -> list[Prediction]:
@@ -32,16 +32,7 @@ def score_given(run: Any, sources: list[str], targets: list[str]) -> list[Predic
     model = run.runtime.model
 
     def log_probs(variables: Any, batch: Batch) -> jax.Array:
-        def forward(module: Any) -> jax.Array:
-            output = module(
-                batch['source'],
-                shift_right(batch['target'], batch['target_positions']),
-                source_segments=batch['source_segments'],
-                target_segments=batch['target_segments'],
-            )
-            return module.unembed(output.features)
-
-        logits = model.apply(variables, method=forward)
+        logits = forced_logits(model, variables, batch)
         losses: Any = smoothed_cross_entropy(logits, batch['target'])
         # [rows, length] -> [rows]
         return -jnp.sum(losses[1] * (batch['target_segments'] > 0), axis=-1)

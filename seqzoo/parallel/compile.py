@@ -42,8 +42,6 @@ def compile_for_rows(
     mesh: Mesh,
     param_shardings: Any,
     rules: Rules = DEFAULT_RULES,
-    *,
-    gather: bool = True,
 ) -> Callable[..., Any]:
     """`function(params, batch)` compiled for `mesh`, batch split by rows, results gathered to every
     device.
@@ -54,5 +52,5 @@ def compile_for_rows(
         with axis_rules(mesh, rules):
             return function(params, batch)
 
-    out = replicated(mesh) if gather else rows_sharding(mesh)
+    out = replicated(mesh)
     return jax.jit(traced, in_shardings=(param_shardings, rows_sharding(mesh)), out_shardings=out)

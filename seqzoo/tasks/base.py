@@ -168,10 +168,6 @@ class Prepared(abc.ABC):
         tokenizer).
         """
 
-    @abc.abstractmethod
-    def report(self) -> list[str]:
-        """What was read, kept and dropped, in sentences."""
-
 
 class Task(abc.ABC):
     """One kind of problem. Subclasses are frozen dataclasses."""

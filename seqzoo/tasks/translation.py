@@ -33,13 +33,11 @@ class PreparedTranslation(Prepared):
         tokenizers: of both sides.
         splits: encoded splits by name.
         texts: the text of the splits, for references.
-        dropped: sentences about what was left out.
     """
 
     tokenizers: TokenizerPair
     splits: dict[str, PairStores]
     texts: dict[str, ParallelText]
-    notes: tuple[str, ...] = ()
 
     @property
     def vocab_size(self) -> int:  # type: ignore[override]
@@ -57,9 +55,6 @@ class PreparedTranslation(Prepared):
     def save(self, run_dir: Path) -> None:
         save_tokenizers(self.tokenizers, run_dir)
 
-    def report(self) -> list[str]:
-        return list(self.notes)
-
 
 @dataclass(frozen=True, kw_only=True)
 class Translation(Task):
@@ -71,6 +66,7 @@ class Translation(Task):
         tokenizer: pieces of both sides.
         label_smoothing: of the training loss; reported losses are plain nats per target token, the
             end included.
+        bleu_tokenizer: of sacreBLEU; `'char'` where a sentence may be a single word.
     """
 
     corpus: Corpus = field(default_factory=TextFiles)
@@ -121,14 +117,12 @@ class Translation(Task):
             )
         else:
             raise ValueError('a tokenizer is learnt from the training split or loaded from a run')
-        encoded, notes = {}, []
+        encoded = {}
         for split, text in texts.items():
             encoded[split] = encode_cached(text, tokenizers, cache_dir)
-            notes.append(_describe(split, text))
-        notes.append(f'vocabulary: {tokenizers.target.vocab_size:,} pieces ({self.tokenizer.kind})')
-        for note in notes:
-            announce(note)
-        return PreparedTranslation(tokenizers, encoded, texts, tuple(notes))
+            announce(_describe(split, text))
+        announce(f'vocabulary: {tokenizers.target.vocab_size:,} pieces ({self.tokenizer.kind})')
+        return PreparedTranslation(tokenizers, encoded, texts)
 
     def resolve(self, model: ModelConfig, prepared: Prepared) -> ModelConfig:
         assert isinstance(prepared, PreparedTranslation)
@@ -182,20 +176,7 @@ class Translation(Task):
     def loss(
         self, model: nn.Module, variables: Any, batch: Batch, carry: Any, *, key: jax.Array | None
     ) -> tuple[Losses, Any]:
-        def forward(module: Any) -> jax.Array:
-            output = module(
-                batch['source'],
-                shift_right(batch['target'], batch['target_positions']),
-                source_segments=batch['source_segments'],
-                target_segments=batch['target_segments'],
-                source_positions=batch['source_positions'],
-                target_positions=batch['target_positions'],
-                train=key is not None,
-            )
-            return module.unembed(output.features)
-
-        rngs = {} if key is None else {'dropout': key}
-        logits: Any = model.apply(variables, method=forward, rngs=rngs)
+        logits = forced_logits(model, variables, batch, key)
         per_token: Any = smoothed_cross_entropy(logits, batch['target'], self.label_smoothing)
         loss, nll = per_token
         mask = (batch['target_segments'] > 0).astype(jnp.float32)
@@ -295,6 +276,35 @@ class Translation(Task):
             decoding,
             progress=progress,
         )
+
+
+def forced_logits(
+    model: nn.Module, variables: Any, batch: Batch, key: jax.Array | None = None
+) -> jax.Array:
+    """`[rows, length, vocab]`: what the model expects at each place of the given targets.
+
+    Args:
+        model: a `models.base.Seq2Seq`.
+        variables: its collections.
+        batch: a batch of the pipeline, targets not shifted.
+        key: of dropout; `None` leaves it off.
+    """
+
+    def forward(module: Any) -> jax.Array:
+        output = module(
+            batch['source'],
+            shift_right(batch['target'], batch['target_positions']),
+            source_segments=batch['source_segments'],
+            target_segments=batch['target_segments'],
+            source_positions=batch['source_positions'],
+            target_positions=batch['target_positions'],
+            train=key is not None,
+        )
+        return module.unembed(output.features)
+
+    rngs = {} if key is None else {'dropout': key}
+    logits: Any = model.apply(variables, method=forward, rngs=rngs)
+    return logits
 
 
 def shift_right(target: jax.Array, positions: jax.Array, bos: int = Tokenizer.bos_id) -> jax.Array:
