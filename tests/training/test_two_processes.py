@@ -83,11 +83,16 @@ def start(folder: Path) -> list[subprocess.Popen]:
     ]
 
 
-def next_line(child: subprocess.Popen) -> str:
-    """The next line of the program; Gloo talks on standard output too."""
-    while (line := child.stdout.readline()).startswith('[Gloo]'):
-        pass
-    return line
+def says(child: subprocess.Popen, *lines: str) -> bool:
+    """Whether the program printed these lines in this order.
+
+    Gloo talks on standard output too, in pieces that may share a line with the program's.
+    """
+    for line in lines:
+        while not (said := child.stdout.readline()).endswith(f'{line}\n'):
+            if not said:
+                return False
+    return True
 
 
 def finish(children: list[subprocess.Popen]) -> list[tuple[str, str]]:
@@ -104,7 +109,7 @@ def finish(children: list[subprocess.Popen]) -> list[tuple[str, str]]:
 def test_a_signal_to_one_process_stops_both_after_the_same_step_saved(tmp_path, number, said):
     children = start(tmp_path)
     for child in children:
-        assert [next_line(child), next_line(child)] == ['from 0\n', 'running\n']
+        assert says(child, 'from 0', 'running')
     children[1].send_signal(number)
     ends = finish(children)
     first, second = (output.splitlines()[-1].split() for output, _ in ends)
@@ -132,7 +137,7 @@ def test_two_processes_agree_to_leave_a_damaged_checkpoint_alone(tmp_path):
     (tmp_path / '1999' / 'state' / 'manifest.ocdbt').write_bytes(b'')
     children = start(tmp_path)
     for child in children:
-        assert [next_line(child), next_line(child)] == ['from 1\n', 'running\n']
+        assert says(child, 'from 1', 'running')
     children[0].terminate()
     ends = finish(children)
     assert [child.returncode for child in children] == [0, 0], ends
