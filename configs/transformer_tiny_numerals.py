@@ -26,8 +26,8 @@ def experiment() -> Experiment:
             bleu_tokenizer='char',  # a German numeral is a single word: it has no word 4-grams
         ),
         optimizer=Adam(),
-        schedule=Cosine(peak=2e-3, warmup_steps=100, decay_steps=600),
+        schedule=Cosine(peak=2e-3, warmup_steps=100, decay_steps=450),
         batch=BatchConfig(tokens=2048, max_length=40, fitted_buckets=4, length_multiple=4),
-        train=TrainConfig(steps=600, log_every=25, evaluate_every=300, checkpoint_every=300),
+        train=TrainConfig(steps=450, log_every=25, evaluate_every=225, checkpoint_every=225),
         decode=Decoding(method='beam', beams=4, rows=128),
     )

@@ -95,7 +95,7 @@ def test_every_command_works(seqzoo, small, corpus, tmp_path, monkeypatch):
 def test_every_program_works(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     for number, block in enumerate(blocks('python')):
-        small = block.replace("{'train.steps': 600}", "{'train.steps': 2, 'batch.tokens': 256}")
+        small = block.replace("{'train.steps': 450}", "{'train.steps': 2, 'batch.tokens': 256}")
         (tmp_path / f'program{number}.py').write_text(small)
         found = runpy.run_path(str(tmp_path / f'program{number}.py'))
     assert found['features'].shape == (2, 5, 64)
