@@ -7,6 +7,7 @@ import os
 import sys
 import traceback
 from collections.abc import Sequence
+from typing import Any
 
 from seqzoo import __version__
 from seqzoo.commands.command import Command
@@ -73,20 +74,37 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         status = _run(list(argv))
         sys.stdout.flush()
-        return status
+        return _leave(status)
     except UserError as error:
-        print(f'seqzoo: {" ".join(str(error).split())}', file=sys.stderr)
-        return WRONG_INPUT
+        message = ' '.join(str(error).split())
+        print(f'seqzoo: {message}', file=sys.stderr)
+        return _leave(WRONG_INPUT, message)
     except KeyboardInterrupt:
         print('seqzoo: interrupted', file=sys.stderr)
-        return INTERRUPTED
+        return _leave(INTERRUPTED, 'interrupted')
     except BrokenPipeError:
         # Whoever read our output has left; what is buffered must not fail a second time at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return FAILED
-    except Exception:
+        return _leave(FAILED, 'nobody reads its output any more')
+    except Exception as error:
+        # Where another process is gone, what fails here is only the first collective after that.
+        if (processes := _processes()) is not None and (why := processes.trouble()) is not None:
+            print(f'seqzoo: {why.message}', file=sys.stderr)
+            return _leave(why.status, why.message)
         traceback.print_exc()
-        return FAILED
+        return _leave(FAILED, f'{type(error).__name__}: {error}')
+
+
+def _leave(status: int, failure: str = '') -> int:
+    """The exit status, once the other processes, if there are any, know of it too."""
+    if (processes := _processes()) is not None:
+        processes.finish(status, failure)
+    return status
+
+
+def _processes() -> Any:
+    # Not imported unless a command did: importing jax takes a second.
+    return sys.modules.get('seqzoo.parallel.processes')
 
 
 def load_command(name: str) -> Command:

@@ -13,11 +13,14 @@ import shutil
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import jax
 
 from seqzoo import accelerators
+from seqzoo.errors import UserError
+from seqzoo.parallel import processes
+from seqzoo.parallel.rendezvous import Hello, MissingProcesses
 
 Status = Literal['ok', 'warning', 'problem']
 
@@ -45,20 +48,30 @@ class Finding:
     text: str
 
 
-def diagnose(folder: pathlib.Path = pathlib.Path()) -> list[Finding]:
+def diagnose(
+    folder: pathlib.Path = pathlib.Path(),
+    *,
+    place: Mapping[str, Any] | None = None,
+    wait: float = 60,
+) -> list[Finding]:
     """Looks at everything, in the order in which a person would.
 
     Starts jax's backend, and with it claims the accelerator for this process.
 
     Args:
         folder: Where runs will be written; its disk is the one that is asked.
+        place: `coordinator`, `processes` and `process_id` where several processes work as one and
+            the environment does not say so.
+        wait: Seconds to wait for the others.
     """
     # The lock first: once our own jax has started, it may be ours.
     lock = check_tpu_lock(_TPU_LOCK)
+    workers = check_workers(place or {}, wait)  # before jax starts, which it joins
     return [
         check_python(sys.version_info[:3]),
         check_packages(_installed_versions(_PACKAGES)),
         check_plugins(_installed_versions(('jaxlib', *_CUDA_PLUGINS, 'libtpu')), _libtpu_wanted()),
+        *workers,
         *check_devices(accelerators.find(), os.environ),
         check_environment(os.environ),
         lock,
@@ -118,6 +131,44 @@ def check_plugins(versions: Mapping[str, str | None], libtpu_wanted: str | None)
         remedy = 'run "make clean install", or pip install the version of the same release'
         return Finding('plugins', 'problem', f'{"; ".join(wrong)}: {remedy}')
     return Finding('plugins', 'ok', ', '.join(seen) or 'none installed: jax runs on the CPU')
+
+
+def check_workers(place: Mapping[str, Any], wait: float) -> list[Finding]:
+    """Whether all processes come, and whether they fit together; nothing for a single one.
+
+    Args:
+        place: What `processes.start` shall know of this one.
+        wait: Seconds to wait for the others.
+    """
+    try:
+        processes.start(**place, wait=wait, preemption=False)
+    except MissingProcesses as error:
+        found = [Finding('workers', 'problem', str(error))]
+        return [*found, compare_workers(error.hellos)] if len(error.hellos) > 1 else found
+    except UserError as error:
+        return [Finding('workers', 'problem', str(error))]
+    hellos = processes.met()
+    if not hellos:
+        return []
+    there = ', '.join(f'process {number} on {said["host"]}' for number, said in hellos.items())
+    found = Finding('workers', 'ok', f'all {len(hellos)} are there: {there}')
+    return [found, compare_workers(hellos)]
+
+
+def compare_workers(hellos: Mapping[int, Hello]) -> Finding:
+    """Whether all processes have the same versions.
+
+    Args:
+        hellos: What they said of themselves, by their numbers.
+    """
+    different = processes.unlike(hellos)
+    if not different:
+        return Finding('worker versions', 'ok', f'the same on all {len(hellos)}')
+    # Another Python may do; other programs for the devices do not fit together.
+    harmless = all(phrase.startswith('python ') for phrase in different)
+    status = 'warning' if harmless else 'problem'
+    text = f'{"; ".join(different)}: install the same on all'
+    return Finding('worker versions', status, text)
 
 
 def check_devices(found: accelerators.Accelerator, environment: Mapping[str, str]) -> list[Finding]:

@@ -2,6 +2,7 @@
 
 import fcntl
 import os
+import socket
 import types
 
 import jax
@@ -130,6 +131,49 @@ def test_a_lock_held_by_a_live_process_is_not_called_stale(tmp_path, monkeypatch
         finding = doctor.check_tpu_lock(path)
     assert finding.status == 'warning'
     assert f'held by process {me}' in finding.text
+
+
+def hello(host, **versions):
+    return {
+        'host': host,
+        'versions': {'python': '3.11.7', 'jax': '0.10.2', 'libtpu': '0.0.42.1', **versions},
+    }
+
+
+@pytest.mark.parametrize('package', ['jax', 'jaxlib', 'seqzoo', 'libtpu', 'python'])
+def test_a_worker_of_another_version_is_named(package):
+    hellos = {0: hello('a'), 1: hello('b', **{package: '9.9'}), 2: hello('c')}
+    finding = doctor.compare_workers(hellos)
+    assert finding.status == ('warning' if package == 'python' else 'problem')
+    assert f'{package} is' in finding.text
+    assert '9.9 in process 1 on b' in finding.text
+    assert doctor.compare_workers({0: hello('a'), 1: hello('b')}).status == 'ok'
+
+
+def test_a_worker_without_a_package_that_others_have_is_named():
+    bare = hello('b')
+    del bare['versions']['libtpu']
+    finding = doctor.compare_workers({0: hello('a'), 1: bare})
+    assert 'missing in process 1 on b' in finding.text
+
+
+def test_workers_that_do_not_come_are_named_by_their_numbers():
+    with socket.socket() as free:
+        free.bind(('localhost', 0))
+        address = f'localhost:{free.getsockname()[1]}'
+    place = {'coordinator': address, 'processes': 3, 'process_id': 0}
+    (finding,) = doctor.check_workers(place, 0.5)
+    assert finding.status == 'problem'
+    assert 'processes 1, 2 of 3 did not come' in finding.text
+    (finding,) = doctor.check_workers({**place, 'process_id': 2}, 0.5)
+    assert finding.status == 'problem'
+    assert 'process 2 could not reach process 0' in finding.text
+
+
+def test_a_single_process_has_no_workers(monkeypatch):
+    for name in ('JAX_COORDINATOR_ADDRESS', 'JAX_NUM_PROCESSES', 'JAX_PROCESS_ID'):
+        monkeypatch.delenv(name, raising=False)
+    assert doctor.check_workers({}, 1) == []
 
 
 @pytest.mark.parametrize(('free', 'status'), [(0.1, 'problem'), (3, 'warning'), (100, 'ok')])

@@ -11,6 +11,7 @@ from seqzoo.data.token_store import TokenStore
 from seqzoo.errors import UserError
 from seqzoo.optimization.losses import smoothed_cross_entropy
 from seqzoo.parallel.mesh import row_shards
+from seqzoo.parallel.rows import row_share
 from seqzoo.tasks.base import Batch, Prediction
 from seqzoo.tasks.translation import forced_logits
 
@@ -47,7 +48,14 @@ def score_given(run: Any, sources: list[str], targets: list[str]) -> list[Predic
             'raise batch.evaluation_max_length of the run'
         )
     found = [Prediction('')] * len(sources)
-    for item in evaluation_batches(*stores, plan, row_multiple=row_shards(run.runtime.mesh)):
+    share, shards = row_share(run.runtime.mesh), row_shards(run.runtime.mesh)
+    for item in evaluation_batches(
+        *stores,
+        plan,
+        process_index=share.index,
+        process_count=share.count,
+        row_multiple=shards,
+    ):
         sums: Any = jax.device_get(run.runtime.run('log_probs', log_probs, item.arrays))
         for row, example in enumerate(item.example_ids):
             if example >= 0:

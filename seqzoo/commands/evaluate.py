@@ -14,13 +14,15 @@ from seqzoo.commands.command import (
     is_writer,
     table,
 )
+from seqzoo.commands.processes import EXPLANATION, add_processes, join
 from seqzoo.commands.reporting import examples_done, say
 
-DESCRIPTION = """\
+DESCRIPTION = f"""\
 Reads the run folder R and a split of its data; adds the result to R/results.json. Every example of
 the split counts once. `bleu` is sacreBLEU of detokenised text, whose signature is printed with it;
 `exact_match` is in percent, `loss` in nats per token.
 
+{EXPLANATION}
 examples:
   seqzoo evaluate runs/demo
   seqzoo evaluate runs/base --split dev --average 5 --data-dir D --json
@@ -35,10 +37,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_checkpoint(parser)
     add_data_dir(parser)
     add_json(parser)
+    add_processes(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Prints the metrics of a split."""
+    join(arguments)
     from seqzoo.training import evaluate
 
     with examples_done('evaluate') as progress:

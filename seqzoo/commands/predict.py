@@ -9,10 +9,11 @@ from typing import Any
 
 from seqzoo.commands.command import RUNNING, Command, add_checkpoint, at_least, is_writer
 from seqzoo.commands.lines import open_output, read_lines
+from seqzoo.commands.processes import EXPLANATION, add_processes, join
 from seqzoo.commands.reporting import examples_done
 from seqzoo.errors import UserError
 
-DESCRIPTION = """\
+DESCRIPTION = f"""\
 Reads the run folder R and records, one a line, from --input or standard input; writes one line for
 each, in the same order, empty lines included, to --output or standard output. Files whose names end
 in .gz are unpacked. The tokenizer is in the run: no training data is needed.
@@ -24,6 +25,7 @@ each piece of the output the piece of the input that it attended to most. --targ
 search: it gives the score that the outputs in F would have had. --json-lines writes all that is
 known, as one object per record.
 
+{EXPLANATION}
 examples:
   echo 'three hundred and forty-two' | seqzoo predict runs/demo
   seqzoo predict runs/base --input test.en --output test.hyp --decode.beams 8
@@ -46,17 +48,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         '--json-lines', action='store_true', help='one JSON object per record instead of text'
     )
+    add_processes(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Predicts, and writes a line per record."""
-    records = read_lines(arguments.input)
-    targets = None if arguments.target is None else read_lines(arguments.target)
-    if targets is not None and len(targets) != len(records):
-        raise UserError(
-            f'{arguments.target} has {len(targets):,} lines but the input has {len(records):,}; '
-            'line i of one is the output for line i of the other'
-        )
+    join(arguments)
+    records, targets = _read(arguments)
     from seqzoo.training import load_run
 
     overrides = list(arguments.overrides)
@@ -84,6 +82,28 @@ def run(arguments: argparse.Namespace) -> int:
                 lines = _as_lines(prediction, number, arguments)
             file.writelines(f'{line}\n' for line in lines)
     return 0
+
+
+def _read(arguments: argparse.Namespace) -> tuple[list[str], list[str] | None]:
+    """The records and the given outputs, read by the first process for all."""
+    from seqzoo.parallel import agreement
+
+    def read() -> tuple[list[str], list[str] | None]:
+        records = read_lines(arguments.input)
+        targets = None if arguments.target is None else read_lines(arguments.target)
+        if targets is not None and len(targets) != len(records):
+            raise UserError(
+                f'{arguments.target} has {len(targets):,} lines but the input has '
+                f'{len(records):,}; line i of one is the output for line i of the other'
+            )
+        return records, targets
+
+    found = agreement.first_does(read)
+    if not agreement.several():
+        assert found is not None
+        return found
+    records, targets = json.loads(agreement.from_first(json.dumps(found)))
+    return records, targets
 
 
 def _aligned(loaded: Any, records: Sequence[str], predictions: list[Any]) -> list[Any]:

@@ -5,6 +5,8 @@ import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from seqzoo.commands.command import is_writer
+
 
 @contextlib.contextmanager
 def examples_done(title: str) -> Iterator[Callable[[int, int], None]]:
@@ -15,6 +17,8 @@ def examples_done(title: str) -> Iterator[Callable[[int, int], None]]:
         bars: list[Progress] = []
 
         def update(done: int, total: int) -> None:
+            if not is_writer():
+                return
             if not bars:  # how many there are is known only now
                 bars.append(stack.enter_context(Progress(total, title=title)))
             bars[0].update(done)
@@ -23,8 +27,9 @@ def examples_done(title: str) -> Iterator[Callable[[int, int], None]]:
 
 
 def say(text: str) -> None:
-    """One line on standard error."""
-    print(text, file=sys.stderr, flush=True)
+    """One line on standard error, from one of several processes."""
+    if is_writer():
+        print(text, file=sys.stderr, flush=True)
 
 
 class Downloads:

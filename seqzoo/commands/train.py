@@ -4,21 +4,25 @@ import argparse
 from pathlib import Path
 
 from seqzoo.commands.command import Command, add_config, add_data_dir, at_least
+from seqzoo.commands.processes import EXPLANATION, add_processes, join
 from seqzoo.configuration import load_config
 
-DESCRIPTION = """\
+DESCRIPTION = f"""\
 Reads the configuration and its data (--data-dir D; the numerals need none). Writes the run folder
 R: experiment.json, the tokenizer, checkpoints/, metrics.jsonl, tensorboard/. If R holds
 checkpoints, training goes on from the newest good one, exactly as if it had never stopped. What
 defines the run (model, task, optimizer, schedule, batch, seed) must then be the same; how it runs
-(mesh, train, decode) may change.
+(mesh, train, decode) may change, and so may the number of devices and processes.
 
+{EXPLANATION}
 examples:
   seqzoo train transformer_tiny_numerals --run runs/demo
   seqzoo train transformer_tiny_numerals --run runs/small --model.num-layers 1 --train.steps 500
   seqzoo train transformer_tiny_text --run runs/mine --data-dir D \\
       --task.source-language en --task.target-language fr
   seqzoo train transformer_base_wmt14_ende --run runs/base --data-dir D --require tpu
+  seqzoo train transformer_base_wmt14_ende --run runs/base --data-dir D \\
+      --coordinator host0:12345 --processes 2 --process-id 0    # and 1 on the other host
 
 Any field of the configuration is an option; `seqzoo show CONFIG` lists them.
 """
@@ -52,11 +56,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help='refuse to train on anything else, instead of falling back to it',
     )
     parser.add_argument('--quiet', action='store_true', help='no progress bar')
+    add_processes(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Trains; the exit status says whether the run is done or was stopped and saved."""
     experiment = load_config(arguments.config, arguments.overrides)
+    join(arguments, preemption=True)
     from seqzoo.training import train
 
     result = train(

@@ -15,6 +15,7 @@ from seqzoo.data.token_store import TokenStore
 from seqzoo.data.tokenizers import TokenizerPair
 from seqzoo.decoding.base import Decoded
 from seqzoo.parallel.mesh import row_shards
+from seqzoo.parallel.rows import row_share
 from seqzoo.tasks.base import Decoding, Prediction, Runtime
 from seqzoo.tasks.sequence_search import SpecialTokens, position_limit, seq2seq_search
 
@@ -69,13 +70,22 @@ def translate(
             plan.selection.truncated,
             max(shape.source_length for shape in plan.shapes),
         )
-    batches = evaluation_batches(store, None, plan, row_multiple=row_shards(runtime.mesh))
+    share = row_share(runtime.mesh)
+    batches = evaluation_batches(
+        store,
+        None,
+        plan,
+        process_index=share.index,
+        process_count=share.count,
+        row_multiple=row_shards(runtime.mesh),
+    )
     done = 0
     for item in batches:
         length = item.arrays['source'].shape[1]
         search = seq2seq_search(runtime.model, decoding, special, length)
         arrays = {k: item.arrays[k] for k in ('source', 'source_segments')}
-        arrays['rows'] = np.asarray(item.example_ids, np.int32)  # -1 in rows that only fill up
+        # Of this process's rows; -1 in those that only fill up.
+        arrays['rows'] = np.asarray(item.example_ids[item.arrays['rows']], np.int32)
         decoded: Decoded = jax.device_get(runtime.run(('search', decoding, length), search, arrays))
         for row, example in enumerate(item.example_ids):
             if example >= 0:

@@ -26,9 +26,9 @@ from typing import Any, Literal
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
-from jax.experimental import multihost_utils
 
 from seqzoo.errors import UserError
+from seqzoo.parallel import agreement
 from seqzoo.training import integrity
 from seqzoo.training.retention import Retention
 
@@ -253,7 +253,7 @@ class Checkpoints:
 
     def _restore(self, abstract: PyTree, step: int | None, *, partial: bool) -> Restored | None:
         abstract = jax.tree.map(_placed, abstract)
-        steps = json.loads(_agreed(json.dumps(self.steps())))
+        steps = json.loads(agreement.from_first(json.dumps(self.steps())))
         if step is not None and step not in steps:
             raise UserError(
                 f'{self.folder} has no checkpoint of step {step}; there are {_listed(steps)}'
@@ -261,7 +261,8 @@ class Checkpoints:
         found = []
         first = jax.process_index() == 0
         for candidate in [step] if step is not None else reversed(steps):
-            reason = _agreed(integrity.damage(self.folder / str(candidate)) if first else '')
+            found_damage = integrity.damage(self.folder / str(candidate)) if first else ''
+            reason = agreement.from_first(found_damage)
             restored = None
             if not reason:
                 try:
@@ -271,7 +272,7 @@ class Checkpoints:
                 # Orbax and TensorStore raise many kinds for broken files.
                 except Exception as error:
                     reason = str(error).split('\n')[0][:200]
-                failed_elsewhere = _anywhere(bool(reason))
+                failed_elsewhere = any(agreement.gather(reason))
                 if restored is not None and not failed_elsewhere:
                     return restored
                 reason = reason or 'another process cannot read it'
@@ -319,7 +320,9 @@ class Checkpoints:
     def _set_aside_from(self, step: int) -> None:
         """Moves checkpoints of `step` and later out of the way: the run went back behind them."""
         # Another process may look when the first has moved the folders already: the first decides.
-        later = [old for old in json.loads(_agreed(json.dumps(self.steps()))) if old >= step]
+        later = [
+            old for old in json.loads(agreement.from_first(json.dumps(self.steps()))) if old >= step
+        ]
         if not later:
             return
         if jax.process_index() == 0:
@@ -328,7 +331,7 @@ class Checkpoints:
                 target = self.folder / SET_ASIDE / str(old)
                 shutil.rmtree(target, ignore_errors=True)
                 os.replace(self.folder / str(old), target)
-        _agreed('')  # the others wait until the folders have moved
+        agreement.first_does(lambda: None)  # the others wait until the folders have moved
         self._manager.close()
         self._manager = self._open()
 
@@ -366,25 +369,6 @@ def _placed(leaf: Any) -> jax.ShapeDtypeStruct:
         jax.local_devices()[0]
     )
     return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
-
-
-def _agreed(text: str) -> str:
-    """Process 0's text, on every process."""
-    if jax.process_count() == 1:
-        return text
-    encoded = np.frombuffer(text.encode(), np.uint8)
-    size = int(multihost_utils.broadcast_one_to_all(np.int32(encoded.size)))
-    buffer = np.zeros(size, np.uint8)
-    if jax.process_index() == 0:
-        buffer[:] = encoded
-    return bytes(np.asarray(multihost_utils.broadcast_one_to_all(buffer))).decode()
-
-
-def _anywhere(flag: bool) -> bool:
-    """Whether the flag is set on any process."""
-    if jax.process_count() == 1:
-        return flag
-    return bool(np.any(multihost_utils.process_allgather(np.bool_(flag))))
 
 
 def _listed(steps: list[int]) -> str:

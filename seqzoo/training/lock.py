@@ -3,8 +3,10 @@
 On one host, and on network file systems that pass locks on, a POSIX record lock on `lock.json`
 decides: the kernel drops it when its process dies, however it dies, and forked workers do not
 inherit it. Where a file system keeps locks to each host (or has none), the holder's heartbeat
-decides: it touches the file every few seconds, and a newcomer who gets the lock though another host
-is named in the file watches whether the touching goes on.
+decides: it touches the file every few seconds, and a newcomer who gets the lock though the file
+names a holder that it cannot know to be dead watches whether the touching goes on. Known to be dead
+is one on the same machine (told by its boot, not by its name, which containers and clones share)
+whose number is unused, or used by a program that started later.
 """
 
 import contextlib
@@ -28,12 +30,23 @@ _held: dict[Path, 'RunLock'] = {}  # record locks do not exclude the process tha
 
 @dataclasses.dataclass(frozen=True)
 class Holder:
-    """Who writes to a run; `token` is unlike that of any other start."""
+    """Who writes to a run.
+
+    Attributes:
+        host: Its name.
+        pid: The number of the process there.
+        started: When it took the lock, for people.
+        token: Unlike that of any other start.
+        machine: The boot of the machine and its world of process numbers; empty if unknown.
+        born: When the process itself began, in ticks since the boot; empty if unknown.
+    """
 
     host: str
     pid: int
     started: str
     token: str
+    machine: str = ''
+    born: str = ''
 
     def __str__(self) -> str:
         return f'process {self.pid} on {self.host}, started {self.started}'
@@ -61,6 +74,8 @@ class RunLock:
             os.getpid(),
             time.strftime('%Y-%m-%d %H:%M:%S'),
             uuid.uuid4().hex,
+            _machine(),
+            _born(os.getpid()),
         )
 
     def __enter__(self) -> 'RunLock':
@@ -87,14 +102,16 @@ class RunLock:
                 'give --run another folder'
             ) from error
         try:
-            if not _try_lock(file):
+            locked = _try_lock(file)
+            if locked is False:
                 raise self._refusal(_read(file))
             former = _read(file)
-            if former and former.host != self._me.host and self._still_beats(file):
+            doubtful = former is not None and not _is_dead(former, self._me, locked)
+            if doubtful and self._still_beats(file):
                 raise self._refusal(former)
             self._write(file)
-            if former and former.host != self._me.host:
-                # Two hosts may have watched the same dead holder: the one that wrote last has it.
+            if doubtful:
+                # Two may have watched the same dead holder: the one that wrote last has it.
                 time.sleep(min(1.0, self._heartbeat))
                 if (now := _read(file)) != self._me:
                     raise self._refusal(now)
@@ -184,17 +201,53 @@ def lock_holder(run: Path) -> Holder | None:
     file = os.open(path, os.O_RDWR)
     try:
         holder = _read(file)
-        if not _try_lock(file):
+        locked = _try_lock(file)
+        if locked is False:
             return holder or Holder('an unknown host', 0, 'at an unknown time', '')
-        if holder is None or holder.host == socket.gethostname():
+        here = Holder(socket.gethostname(), os.getpid(), '', '', _machine())
+        if holder is None or _is_dead(holder, here, locked):
             return None
         return holder if abs(time.time() - os.fstat(file).st_mtime) < 60 else None
     finally:
         os.close(file)
 
 
-def _try_lock(file: int) -> bool:
-    """False if another process has it. Where there are no locks the heartbeat decides."""
+def _is_dead(former: Holder, me: Holder, locked: bool | None) -> bool:
+    """Whether a holder that is named in the file is known to live no more.
+
+    Args:
+        former: Who is named.
+        me: Who asks.
+        locked: Whether the kernel gave `me` the lock; None where there are no locks.
+    """
+    if former.machine and me.machine:
+        if former.machine != me.machine:
+            return False
+        # The kernel that gave us the lock would have kept it for a living holder.
+        return bool(locked) or _born(former.pid) != former.born
+    return bool(locked) and former.host == me.host
+
+
+def _machine() -> str:
+    """This boot of this machine and the world of its process numbers; empty where unknown."""
+    try:
+        boot = Path('/proc/sys/kernel/random/boot_id').read_text().strip()
+        return f'{boot} {os.readlink("/proc/self/ns/pid")}'
+    except OSError:
+        return ''
+
+
+def _born(pid: int) -> str:
+    """When a process began, in ticks since the boot; empty if there is none or nobody says."""
+    try:
+        text = Path(f'/proc/{pid}/stat').read_text()
+    except OSError:
+        return ''
+    return text.rpartition(')')[2].split()[19]  # field 22; the name before may hold anything
+
+
+def _try_lock(file: int) -> bool | None:
+    """False if another process has it; None where there are no locks."""
     try:
         fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
@@ -202,6 +255,7 @@ def _try_lock(file: int) -> bool:
             return False
         if error.errno not in (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP):
             raise
+        return None
     return True
 
 

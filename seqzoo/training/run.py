@@ -14,6 +14,7 @@ from jax.sharding import Mesh
 from seqzoo.configuration import config_source, differences, from_json, override, to_json
 from seqzoo.errors import UserError
 from seqzoo.experiment import DEFINING, WAYS_TO_RUN, Experiment
+from seqzoo.parallel import agreement
 from seqzoo.parallel.mesh import MeshConfig, build_mesh
 from seqzoo.tasks.base import Prediction, Prepared, Runtime
 from seqzoo.training.averaging import average
@@ -188,13 +189,15 @@ def load_run(
     saved = load_experiment_of(run_dir)
     experiment: Experiment = override(saved, overrides)
     refuse_differences(saved, experiment, run_dir)
-    prepared = experiment.task.prepare(
-        experiment.batch,
-        data_dir=default_data_dir(data_dir),
-        cache_dir=default_cache_dir(),
-        run_dir=run_dir,
-        splits=splits,
-        announce=announce,
+    prepared = agreement.once_a_host(
+        lambda: experiment.task.prepare(
+            experiment.batch,
+            data_dir=default_data_dir(data_dir),
+            cache_dir=default_cache_dir(),
+            run_dir=run_dir,
+            splits=splits,
+            announce=announce,
+        )
     )
     refuse_other_data(prepared, run_dir)
     resolved = experiment.task.resolve(experiment.model, prepared)
@@ -281,7 +284,8 @@ def evaluate(
         'decode': json.loads(to_json(experiment.decode)),
     }
     try:
-        record_result(run.path, result)
+        if agreement.is_first():
+            record_result(run.path, result)
     except OSError as error:  # somebody else's run, perhaps: what was measured is not lost for that
         announce(
             f'seqzoo: {run.path / RESULTS} cannot be written ({error.strerror or error}): the '

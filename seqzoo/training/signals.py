@@ -9,6 +9,8 @@ from typing import Any, Literal
 import jax
 from jax.experimental import multihost_utils
 
+from seqzoo.parallel import agreement
+
 Status = Literal['interrupted', 'preempted']
 EXIT_STATUS: dict[Status, int] = {'interrupted': 130, 'preempted': 75}
 
@@ -70,7 +72,9 @@ class StopRequest:
     def after(self, step: int) -> bool:
         """Whether to stop after `step`; with several processes call it every step, on all."""
         if self._several and multihost_utils.reached_preemption_sync_point(step):
-            self._agreed = self._requested or 'preempted'
+            # Whoever pressed Ctrl-C does not want a launcher to start the others again.
+            asked = agreement.gather(self._requested or 'preempted')
+            self._agreed = 'interrupted' if 'interrupted' in asked else 'preempted'
         return self.requested
 
     def request(self, status: Status) -> None:

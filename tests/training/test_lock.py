@@ -1,7 +1,9 @@
 """One writer per run folder, and a dead one never blocks."""
 
+import errno
 import json
 import os
+import socket
 import subprocess
 import sys
 import threading
@@ -11,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from seqzoo.errors import UserError
+from seqzoo.training import lock
 from seqzoo.training.lock import LOCK_FILE, RunLock, lock_holder
 
 BEAT = 0.1
@@ -144,4 +147,61 @@ def test_a_holder_that_slept_while_another_host_took_over_notices(tmp_path):
 def test_nonsense_in_the_lock_file_does_not_block(tmp_path):
     (tmp_path / LOCK_FILE).write_text('{"host": "els')
     with RunLock(tmp_path, heartbeat=BEAT):
+        pass
+
+
+@pytest.fixture
+def no_locks(monkeypatch):
+    """A file system on which nobody can lock."""
+
+    def refuse(file, operation):
+        raise OSError(errno.ENOLCK, 'No locks available')
+
+    monkeypatch.setattr(lock.fcntl, 'lockf', refuse)
+
+
+def test_without_locks_a_live_process_of_this_machine_is_refused_by_its_heartbeat(
+    tmp_path, no_locks
+):
+    # The very process that holds it, so that its number and birth are those of a living one.
+    with RunLock(tmp_path, heartbeat=BEAT):
+        del lock._held[tmp_path / LOCK_FILE]  # as another process would see it
+        try:
+            with pytest.raises(UserError, match=f'process {os.getpid()}'):
+                RunLock(tmp_path, heartbeat=BEAT).acquire()
+            assert lock_holder(tmp_path).pid == os.getpid()
+        finally:
+            lock._held[tmp_path / LOCK_FILE] = None
+
+
+@pytest.mark.parametrize('pid', ['unused', 'reused'])
+def test_without_locks_a_dead_process_of_this_machine_blocks_for_no_time(tmp_path, no_locks, pid):
+    child = subprocess.Popen([sys.executable, '-c', ''])
+    child.wait()
+    number = child.pid if pid == 'unused' else os.getppid()
+    write_holder(tmp_path, pid=number, machine=lock._machine(), born='12')
+    began = time.monotonic()
+    with RunLock(tmp_path, heartbeat=5):
+        assert time.monotonic() - began < 2
+    write_holder(tmp_path, pid=number, machine=lock._machine(), born='12')
+    assert lock_holder(tmp_path) is None
+
+
+def test_another_machine_of_the_same_name_is_another_machine(tmp_path):
+    write_holder(tmp_path, host=socket.gethostname(), machine='another boot', born='12')
+    stop = threading.Event()
+
+    def beat():
+        while not stop.wait(BEAT):
+            os.utime(tmp_path / LOCK_FILE)
+
+    thread = threading.Thread(target=beat)
+    thread.start()
+    try:
+        with pytest.raises(UserError, match='process 7 on'):
+            RunLock(tmp_path, heartbeat=BEAT).acquire()
+    finally:
+        stop.set()
+        thread.join()
+    with RunLock(tmp_path, heartbeat=BEAT):  # now it beats no more
         pass
