@@ -12,6 +12,7 @@ from seqzoo.errors import UserError
 from seqzoo.models.base import ModelConfig
 from seqzoo.optimization.optimizers import Adam, Optimizer
 from seqzoo.optimization.schedules import Noam, Schedule
+from seqzoo.parallel.compile import STRATEGIES, Strategy
 from seqzoo.parallel.mesh import MeshConfig
 from seqzoo.tasks.base import Decoding, Task
 
@@ -96,6 +97,8 @@ class Experiment:
     Attributes:
         description: one sentence for `seqzoo list`.
         model, task, optimizer, schedule, batch, seed: what defines the run.
+        strategy: how the step is laid over the devices: `'jit'` with shardings over any mesh, or
+            `'shard_map'` or `'pmap'`, which split the batch alone. The run is the same.
         mesh, train, decode: how it runs.
         published: what the paper reports.
     """
@@ -107,10 +110,17 @@ class Experiment:
     schedule: Schedule = field(default_factory=Noam)
     batch: BatchConfig = field(default_factory=BatchConfig)
     seed: int = 0
+    strategy: Strategy = 'jit'
     mesh: MeshConfig = field(default_factory=MeshConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     decode: Decoding = field(default_factory=Decoding)
     published: Published = field(default_factory=Published)
+
+    def __post_init__(self) -> None:
+        if self.strategy not in STRATEGIES:
+            raise UserError(
+                f"strategy must be 'jit', 'shard_map' or 'pmap', not {self.strategy!r}."
+            )
 
     def nominal_model(self) -> ModelConfig:
         """The model's configuration with the vocabulary size of the paper where the data has to say

@@ -104,21 +104,26 @@ class Layout:
     Attributes:
         mesh: where arrays lie; `None` inside `shard_map` or `pmap`, where every array is local.
         rules: which mesh axes a name is laid over.
+        manual: the axes of `shard_map` or `pmap` over which the rows of the batch are cut; empty
+            where arrays are global.
     """
 
     mesh: Mesh | None
     rules: Rules
+    manual: tuple[str, ...] = ()
 
 
 _context: contextvars.ContextVar[Layout | None] = contextvars.ContextVar('axis_rules', default=None)
 
 
 @contextlib.contextmanager
-def axis_rules(mesh: Mesh | None, rules: Rules = DEFAULT_RULES) -> Iterator[None]:
-    """Traces under this context lay named activations over `mesh`; `mesh=None` says axes are
-    manual.
+def axis_rules(
+    mesh: Mesh | None, rules: Rules = DEFAULT_RULES, *, manual: tuple[str, ...] = ()
+) -> Iterator[None]:
+    """Traces under this context lay named activations over `mesh`; `mesh=None` says that every
+    array is local, and `manual` over which axes the rows of the batch are then cut.
     """
-    token = _context.set(Layout(mesh, rules))
+    token = _context.set(Layout(mesh, rules, manual))
     try:
         yield
     finally:
@@ -150,3 +155,31 @@ def constrain(x: jax.Array, *names: str | None) -> jax.Array:
         return x
     spec = partition_spec(names, context.rules, context.mesh)
     return jax.lax.with_sharding_constraint(x, NamedSharding(context.mesh, spec))
+
+
+def sum_over_shards(x: Any) -> Any:
+    """The sum of `x`, a tree of arrays, over the parts into which devices cut the batch.
+
+    Under `jit` arrays are global and this is the identity; inside `shard_map` and `pmap`, where a
+    function sees only the rows of its own device, it is a `psum`. With it a statistic that is not
+    linear in the batch (a batch variance, the balance of experts) is the same everywhere:
+
+        mean = sum_over_shards(jnp.sum(values)) / sum_over_shards(jnp.sum(weights))
+
+    Gradients flow through it, as those of the *sum* over shards of what each computes. A term of
+    the loss that is made from such sums is therefore the same number on every shard, and must be
+    multiplied by the shard's own weight, to be divided by the global weight with the others. Parts
+    of a batch that are accumulated one after the other are not summed.
+
+    Raises:
+        ValueError: inside a `shard_map` or `pmap` of somebody who did not say so with `axis_rules`.
+    """
+    context = _context.get()
+    if context is None and jax.sharding.get_abstract_mesh().manual_axes:
+        raise ValueError(
+            'arrays are local but no axis rules say over which axes: trace inside '
+            'seqzoo.parallel.axes.axis_rules(None, manual=...)'
+        )
+    if context is None or not context.manual:
+        return x
+    return jax.lax.psum(x, context.manual)

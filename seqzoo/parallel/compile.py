@@ -1,36 +1,87 @@
-"""One pure step, compiled for a mesh.
+"""One pure step, compiled for a mesh in one of three ways.
 
-`jit` with shardings is the strategy for any mesh: the step is written for the global batch, and the
-partitioner inserts the sums over devices.
+`'jit'` fits any mesh: the step is written for the global batch, and the partitioner inserts the
+sums over devices. `'shard_map'` and `'pmap'` run the step on every device's own rows, with whole
+parameters, and the step adds what it must by `axes.sum_over_shards`. All three take the same state
+and give the same loss, the same gradient and the same dropout masks; which one runs is no part of
+what a run is, and may change whenever it is taken up again.
 """
 
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal, get_args
 
 import jax
-from jax.sharding import Mesh
+from jax.sharding import Mesh, PartitionSpec
 
+from seqzoo.errors import UserError
 from seqzoo.parallel.axes import DEFAULT_RULES, Rules, axis_rules
-from seqzoo.parallel.mesh import replicated, rows_sharding
+from seqzoo.parallel.mesh import BATCH_AXES, replicated, rows_sharding
+
+Strategy = Literal['jit', 'shard_map', 'pmap']
+STRATEGIES: tuple[Strategy, ...] = get_args(Strategy)
+
+
+def check_strategy(strategy: Strategy, mesh: Mesh) -> None:
+    """Raises `UserError` if `strategy` cannot run on `mesh`."""
+    if strategy not in STRATEGIES:
+        raise UserError(f"strategy must be 'jit', 'shard_map' or 'pmap', not {strategy!r}.")
+    if strategy == 'jit':
+        return
+    split = [axis for axis, size in mesh.shape.items() if axis != 'data' and size > 1]
+    if split:
+        sizes = ', '.join(f'{axis} = {mesh.shape[axis]}' for axis in split)
+        options = ' '.join(f'--mesh.{axis} 1' for axis in split)
+        raise UserError(
+            f'strategy {strategy} keeps whole parameters and whole rows on every device, but the '
+            f'mesh has {sizes}; set {options} --mesh.data -1, or take --strategy jit.'
+        )
 
 
 def compile_train_step(
-    step: Callable[..., Any], mesh: Mesh, state_shardings: Any, rules: Rules = DEFAULT_RULES
+    step: Callable[..., Any],
+    mesh: Mesh,
+    state_shardings: Any,
+    rules: Rules = DEFAULT_RULES,
+    strategy: Strategy = 'jit',
 ) -> Callable[..., Any]:
     """`step(state, batch) -> (state, metrics)` compiled for `mesh`; the old state's memory is
     reused.
 
     A compiled function is not traced again when rules change: make one per mesh and rule set.
+
+    Args:
+        step: pure; sums over the batch go through `axes.sum_over_shards`.
+        mesh: any for `'jit'`; only `data` larger than 1 for the others.
+        state_shardings: one `NamedSharding` per leaf of the state. What is split is split by rows
+            of the batch, unless the strategy is `'jit'`.
+        rules: which mesh axes named axes are laid over; of no effect where arrays are local.
+        strategy: how the step is laid over the devices.
+
+    Returns:
+        A function of a state as `state_shardings` says and of global arrays `[rows, ...]`, the same
+        for every strategy.
+
+    Raises:
+        UserError: the strategy cannot run on this mesh.
     """
-
-    @functools.wraps(step)
-    def traced(state: Any, batch: Any) -> Any:
-        with axis_rules(mesh, rules):
-            return step(state, batch)
-
+    check_strategy(strategy, mesh)
+    if strategy == 'pmap':
+        return _pmap(step, mesh, state_shardings)
+    run = _with_rules(step, mesh, rules)
+    if strategy == 'shard_map':
+        state_specs = jax.tree.map(lambda sharding: sharding.spec, state_shardings)
+        run = jax.shard_map(
+            _with_rules(step, None, rules, manual=BATCH_AXES),
+            mesh=mesh,
+            in_specs=(state_specs, PartitionSpec(BATCH_AXES)),
+            out_specs=(state_specs, PartitionSpec()),
+            # The check would insert a sum over devices into the backward pass, and the step's own
+            # would then count every gradient as many times as there are devices.
+            check_vma=False,
+        )
     return jax.jit(
-        traced,
+        run,
         in_shardings=(state_shardings, rows_sharding(mesh)),
         out_shardings=(state_shardings, replicated(mesh)),
         donate_argnums=0,
@@ -45,12 +96,65 @@ def compile_for_rows(
 ) -> Callable[..., Any]:
     """`function(params, batch)` compiled for `mesh`, batch split by rows, results gathered to every
     device.
+
+    Always by `jit`: the parameters lie on the devices in the same way whatever strategy trains
+    them.
     """
-
-    @functools.wraps(function)
-    def traced(params: Any, batch: Any) -> Any:
-        with axis_rules(mesh, rules):
-            return function(params, batch)
-
     out = replicated(mesh)
-    return jax.jit(traced, in_shardings=(param_shardings, rows_sharding(mesh)), out_shardings=out)
+    return jax.jit(
+        _with_rules(function, mesh, rules),
+        in_shardings=(param_shardings, rows_sharding(mesh)),
+        out_shardings=out,
+    )
+
+
+def _with_rules(
+    function: Callable[..., Any], mesh: Mesh | None, rules: Rules, manual: tuple[str, ...] = ()
+) -> Callable[..., Any]:
+    @functools.wraps(function)
+    def traced(*args: Any) -> Any:
+        with axis_rules(mesh, rules, manual=manual):
+            return function(*args)
+
+    return traced
+
+
+def _pmap(step: Callable[..., Any], mesh: Mesh, state_shardings: Any) -> Callable[..., Any]:
+    """The step by `pmap`, with one state for all devices and not a stack of copies.
+
+    `pmap` wants a leading axis of devices on whatever is split by rows: the batch, and a carry.
+    """
+    devices = list(mesh.devices.flat)
+    is_split = any(any(sharding.spec) for sharding in jax.tree.leaves(state_shardings))
+    axes = None
+    if is_split:
+        axes = jax.tree.map(lambda sharding: 0 if any(sharding.spec) else None, state_shardings)
+    run = jax.pmap(
+        _with_rules(step, None, DEFAULT_RULES, manual=('data',)),
+        axis_name='data',
+        in_axes=(axes, 0),
+        out_axes=(axes, None),
+        devices=devices,
+        donate_argnums=0,
+    )
+
+    @functools.partial(jax.jit, out_shardings=rows_sharding(mesh))
+    def cut(rows: Any) -> Any:
+        return jax.tree.map(lambda x: x.reshape(len(devices), -1, *x.shape[1:]), rows)
+
+    @functools.partial(jax.jit, out_shardings=rows_sharding(mesh))
+    def join(x: jax.Array) -> jax.Array:
+        return x.reshape(-1, *x.shape[2:])
+
+    def on_split(change: Callable[[jax.Array], jax.Array], state: Any) -> Any:
+        if not is_split:
+            return state
+        return jax.tree.map(lambda s, x: change(x) if any(s.spec) else x, state_shardings, state)
+
+    @functools.wraps(step)
+    def compiled(state: Any, batch: Any) -> Any:
+        state, metrics = run(on_split(cut, state), cut(batch))
+        # Every array lies where it should, but says so by a mesh of pmap's own; nothing is copied.
+        return jax.device_put(on_split(join, state), state_shardings), metrics
+
+    return compiled

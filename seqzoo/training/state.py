@@ -13,7 +13,7 @@ from jax.sharding import Mesh
 
 from seqzoo.models.base import ModelConfig
 from seqzoo.parallel.axes import DEFAULT_RULES, Rules, axis_rules
-from seqzoo.parallel.mesh import replicated, shardings_of
+from seqzoo.parallel.mesh import replicated, rows_sharding, shardings_of
 
 
 @flax.struct.dataclass
@@ -24,7 +24,8 @@ class TrainState:
         step: `[]` int32, updates done; also the position in the data.
         params: trained arrays, float32.
         variables: other collections of the model, such as batch statistics; empty for most.
-        carry: recurrent state that crosses batches; `()` for most.
+        carry: recurrent state that crosses batches, every leaf `[rows, ...]` and split over devices
+            like the rows of the batch; `()` for most.
         opt_state: of the optax transformation.
         key: the typed key of the run; a step folds its number in, so it never changes.
         learning_rate_scale: `[]` float32, lowered by reduce-on-plateau.
@@ -41,7 +42,16 @@ class TrainState:
 
 @dataclass(frozen=True)
 class StateFactory:
-    """Makes the first state on a mesh, and tells its shapes and shardings without making it."""
+    """Makes the first state on a mesh, and tells its shapes and shardings without making it.
+
+    Attributes:
+        model_config, model: the architecture, and the module that it built.
+        transformation: of the optimizer.
+        mesh: where the state lives.
+        seed: of the first parameters and of every random choice of the run.
+        rules: which mesh axes the axes of parameters are laid over.
+        first_carry: makes the recurrent state before the first batch; `()` for most.
+    """
 
     model_config: ModelConfig
     model: nn.Module
@@ -49,6 +59,7 @@ class StateFactory:
     mesh: Mesh
     seed: int
     rules: Rules = DEFAULT_RULES
+    first_carry: Callable[[], Any] = tuple
 
     def _variables(self, key: jax.Array) -> Any:
         with axis_rules(None):  # shapes of the example need not divide the mesh
@@ -64,15 +75,17 @@ class StateFactory:
             step=jnp.zeros((), jnp.int32),
             params=params,
             variables=variables,
-            carry=(),
+            carry=self.first_carry(),
             opt_state=self.transformation.init(params),
             key=step_key,
             learning_rate_scale=jnp.ones((), jnp.float32),
         )
 
     def shardings(self) -> TrainState:
-        """One `NamedSharding` per leaf of the state; moments follow their parameters."""
-        everywhere = replicated(self.mesh)
+        """One `NamedSharding` per leaf of the state; moments follow their parameters, a carry the
+        rows of the batch, and everything else is whole on every device.
+        """
+        everywhere, rows = replicated(self.mesh), rows_sharding(self.mesh)
         boxed = jax.eval_shape(self._variables, jax.random.key(0))
         params = shardings_of(boxed['params'], self.mesh, self.rules)
         abstract = jax.eval_shape(self._make)
@@ -84,7 +97,8 @@ class StateFactory:
             transform_non_params=lambda _: everywhere,
         )
         whole = jax.tree.map(lambda _: everywhere, abstract)
-        return whole.replace(params=params, opt_state=opt_state)
+        carry = jax.tree.map(lambda _: rows, abstract.carry)
+        return whole.replace(params=params, opt_state=opt_state, carry=carry)
 
     def abstract(self) -> TrainState:
         """Shapes, dtypes and shardings of the state: what a checkpoint is restored into."""

@@ -9,7 +9,7 @@ import jax
 
 from seqzoo.errors import UserError
 from seqzoo.experiment import Experiment
-from seqzoo.parallel.compile import compile_train_step
+from seqzoo.parallel.compile import check_strategy, compile_train_step
 from seqzoo.parallel.mesh import build_mesh, put_rows, row_shards
 from seqzoo.tasks.base import Prepared, Runtime
 from seqzoo.training.averaging import Snapshots
@@ -85,6 +85,7 @@ def train(
         raise UserError(
             f'--require {require}: JAX runs on {backend} here; see seqzoo doctor for what it finds.'
         )
+    check_strategy(experiment.strategy, build_mesh(experiment.mesh))
     with ExitStack() as stack:
         stack.enter_context(RunLock(run))
         is_new = not has_checkpoint(run)
@@ -177,7 +178,7 @@ def _train(
     )
     loop = Loop(
         config=config,
-        step=compile_train_step(step, mesh, shardings),
+        step=compile_train_step(step, mesh, shardings, strategy=experiment.strategy),
         batches=task.batches(
             prepared,
             plan,
