@@ -1,6 +1,7 @@
 """The command line: finds the command, runs it, and turns what happens into an exit status."""
 
 import difflib
+import errno
 import importlib
 import io
 import os
@@ -14,6 +15,8 @@ from seqzoo.commands.command import Command
 from seqzoo.errors import UserError
 
 DONE, FAILED, WRONG_INPUT, PREEMPTED, INTERRUPTED = 0, 1, 2, 75, 130
+
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 # Command and the file in `seqzoo/commands/` that holds it; the order is that of the overview.
 COMMANDS = {
@@ -76,9 +79,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout.flush()
         return _leave(status)
     except UserError as error:
-        message = ' '.join(str(error).split())
-        print(f'seqzoo: {message}', file=sys.stderr)
-        return _leave(WRONG_INPUT, message)
+        return _leave_with(WRONG_INPUT, ' '.join(str(error).split()))
     except KeyboardInterrupt:
         print('seqzoo: interrupted', file=sys.stderr)
         return _leave(INTERRUPTED, 'interrupted')
@@ -87,12 +88,29 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return _leave(FAILED, 'nobody reads its output any more')
     except Exception as error:
-        # Where another process is gone, what fails here is only the first collective after that.
-        if (processes := _processes()) is not None and (why := processes.trouble()) is not None:
-            print(f'seqzoo: {why.message}', file=sys.stderr)
-            return _leave(why.status, why.message)
-        traceback.print_exc()
-        return _leave(FAILED, f'{type(error).__name__}: {error}')
+        if isinstance(error, OSError) and error.errno in _NO_ROOM:
+            message = f'{error.strerror} ({error.filename or "writing"}): make room and start again'
+            print(f'seqzoo: {message}', file=sys.stderr)
+            return _leave(WRONG_INPUT, message)
+        text = f'{type(error).__name__}: {error}'
+        return _leave_with(FAILED, text, traceback.format_exc())
+
+
+def _leave_with(status: int, failure: str, shown: str = '') -> int:
+    """Prints a failure and leaves.
+
+    Args:
+        status: the exit status.
+        failure: what happened.
+        shown: what is printed in place of a sentence.
+    """
+    # Where another process is gone, what fails here is only the first collective after that.
+    if (processes := _processes()) is not None:
+        why = processes.trouble()
+        if why is not None and (shown or why.status == PREEMPTED):
+            status, failure, shown = why.status, why.message, ''
+    print(shown.rstrip() or f'seqzoo: {failure}', file=sys.stderr)
+    return _leave(status, failure)
 
 
 def _leave(status: int, failure: str = '') -> int:

@@ -226,7 +226,7 @@ def met() -> dict[int, Hello]:
     return {} if _watch is None else dict(enumerate(_watch.hellos))
 
 
-def trouble(wait: float = 5.0) -> Verdict | None:
+def trouble(wait: float = 1.0) -> Verdict | None:
     """Why all processes have to end, if another one died or gave up; for explaining an exception.
 
     Args:

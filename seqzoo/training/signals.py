@@ -38,6 +38,7 @@ class StopRequest:
     def __init__(self) -> None:
         self._requested: Status | None = None
         self._agreed: Status | None = None
+        self._expired = self._over = False
         self._former: dict[signal.Signals, Any] = {}
         self._several = False
 
@@ -73,9 +74,21 @@ class StopRequest:
         """Whether to stop after `step`; with several processes call it every step, on all."""
         if self._several and multihost_utils.reached_preemption_sync_point(step):
             # Whoever pressed Ctrl-C does not want a launcher to start the others again.
-            asked = agreement.gather(self._requested or 'preempted')
-            self._agreed = 'interrupted' if 'interrupted' in asked else 'preempted'
-        return self.requested
+            asked = agreement.gather(self._requested or ('expired' if self._expired else ''))
+            self._over = 'expired' in asked and 'interrupted' not in asked
+            if not self._over:
+                self._agreed = 'interrupted' if 'interrupted' in asked else 'preempted'
+        return self.requested or self._over
+
+    def expire(self) -> bool:
+        """Asks for an end that is no interruption, because time is up; whether that is now.
+
+        Clocks differ between processes: with several the first one's counts, and `after` says when.
+        """
+        if self._several and agreement.is_first() and not self._expired:
+            self._expired = True
+            os.kill(os.getpid(), signal.SIGTERM)
+        return not self._several
 
     def request(self, status: Status) -> None:
         """Asks in place of a signal, from any thread."""
