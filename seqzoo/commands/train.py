@@ -22,7 +22,7 @@ examples:
       --task.source-language en --task.target-language fr
   seqzoo train transformer_base_wmt14_ende --run runs/base --data-dir D --require tpu
   seqzoo train transformer_base_wmt14_ende --run runs/base --data-dir D \\
-      --coordinator host0:12345 --processes 2 --process-id 0    # and 1 on the other host
+      --coordinator host0:12345 --processes 2 --process-id 0
 
 Any field of the configuration is an option; `seqzoo show CONFIG` lists them.
 """
