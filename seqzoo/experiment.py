@@ -49,8 +49,13 @@ class TrainConfig:
         early_stopping: stop after this many evaluations without improvement; `None` never.
         plateau_patience, plateau_factor: multiply the learning rate by the factor after this many
             evaluations without improvement; `None` never.
-        non_finite: a loss or gradient that is not finite stops the run (`'stop'`) or its update is
-            left out and counted (`'skip'`).
+        non_finite: a loss or gradient that is not finite, or a gradient above `max_gradient_norm`,
+            stops the run (`'stop'`) or its update is left out and counted (`'skip'`).
+        max_gradient_norm: a gradient whose norm, before any clipping, is larger has exploded;
+            `None` lets every finite one pass.
+        on_recompile: a batch of a shape that the plan did not announce, or anything else for which
+            the step would be compiled anew, is refused (`'refuse'`) or compiled and counted
+            (`'report'`).
     """
 
     steps: int = 100_000
@@ -68,6 +73,8 @@ class TrainConfig:
     plateau_patience: int | None = None
     plateau_factor: float = 0.5
     non_finite: Literal['stop', 'skip'] = 'stop'
+    max_gradient_norm: float | None = None
+    on_recompile: Literal['refuse', 'report'] = 'refuse'
 
     def __post_init__(self) -> None:
         for name in ('steps', 'accumulation', 'log_every', 'checkpoint_every', 'keep'):
@@ -75,6 +82,14 @@ class TrainConfig:
                 raise UserError(f'train.{name} must be at least 1, not {getattr(self, name)}.')
         if self.non_finite not in ('stop', 'skip'):
             raise UserError(f"train.non_finite must be 'stop' or 'skip', not {self.non_finite!r}.")
+        if self.max_gradient_norm is not None and not self.max_gradient_norm > 0:
+            raise UserError(
+                f'train.max_gradient_norm must be above 0, not {self.max_gradient_norm}.'
+            )
+        if self.on_recompile not in ('refuse', 'report'):
+            raise UserError(
+                f"train.on_recompile must be 'refuse' or 'report', not {self.on_recompile!r}."
+            )
 
 
 @dataclass(frozen=True, kw_only=True)

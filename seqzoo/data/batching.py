@@ -110,6 +110,14 @@ class BatchShape:
     target_length: int
 
 
+@dataclass(frozen=True)
+class ArraySpec:
+    """Shape and type of an array that a batch will have."""
+
+    shape: tuple[int, ...]
+    dtype: str = 'int32'
+
+
 @dataclass(frozen=True, kw_only=True)
 class Selection:
     """Which examples a plan uses, and what became of the others.

@@ -4,6 +4,7 @@ The pipeline adds the end marker and nothing else: the task shifts targets and a
 model wants.
 """
 
+import hashlib
 import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -11,7 +12,14 @@ from pathlib import Path
 
 import numpy as np
 
-from seqzoo.data.batching import Batch, BatchConfig, BatchShape, Plan, PlannedBatch
+from seqzoo.data.batching import (
+    ArraySpec,
+    Batch,
+    BatchConfig,
+    BatchShape,
+    Plan,
+    PlannedBatch,
+)
 from seqzoo.data.bucketing import BucketPlan, EvaluationPlan
 from seqzoo.data.packing import PackPlan
 from seqzoo.data.text_files import ParallelText
@@ -37,6 +45,8 @@ class StepBatch:
             `[rows]` int32 'rows', their numbers in the global batch.
         example_ids: global, whatever the process: `[rows]` with -1 for fill rows, or `[rows,
             slots]` if packed.
+        digest: 16 hexadecimal digits that stand for the examples and their order: the same on every
+            process, and for every number of devices, processes and parts.
         examples: examples in the global batch.
         source_tokens: tokens in the global batch, end markers included.
         target_tokens: the same of the other side.
@@ -47,6 +57,7 @@ class StepBatch:
     shape: BatchShape
     arrays: Batch
     example_ids: np.ndarray
+    digest: str
     examples: int
     source_tokens: int
     target_tokens: int
@@ -125,6 +136,8 @@ def training_batches(
 ) -> Iterator[StepBatch]:
     """Batches of step `start_step` and all that follow, without end.
 
+    Their shapes are those of `batch_specs`.
+
     Args:
         source: the source side.
         target: the target side.
@@ -140,6 +153,28 @@ def training_batches(
         source, target, plan, process_index, process_count, row_multiple, start_step, _ENDLESS
     )
     return _read_ahead(builder, threads)
+
+
+def batch_specs(
+    plan: Plan, *, process_count: int = 1, row_multiple: int = 1
+) -> tuple[dict[str, ArraySpec], ...]:
+    """The arrays of one process in every kind of batch that `training_batches` will give."""
+    multiple = math.lcm(row_multiple, process_count)
+    specs = []
+    for shape in plan.shapes:
+        rows = _filled(shape.rows, multiple) // process_count
+        spec = {'rows': ArraySpec((rows,))}
+        for name in ('source', 'target'):
+            wide = ArraySpec((rows, getattr(shape, f'{name}_length')))
+            spec |= {name: wide, f'{name}_segments': wide, f'{name}_positions': wide}
+        specs.append(spec)
+    return tuple(specs)
+
+
+def examples_digest(examples: np.ndarray) -> str:
+    """16 hexadecimal digits that stand for numbers of examples in their order."""
+    numbers = np.ascontiguousarray(examples, '<i8')
+    return hashlib.blake2b(numbers.tobytes(), digest_size=8).hexdigest()
 
 
 def evaluation_batches(
@@ -195,7 +230,7 @@ class _Builder:
         return self.plan.batch(self.start_step + index)
 
     def build(self, planned: PlannedBatch) -> StepBatch:
-        rows = -(-planned.shape.rows // self.multiple) * self.multiple
+        rows = _filled(planned.shape.rows, self.multiple)
         own = rows // self.process_count
         first = self.process_index * own
         arrays: Batch = {'rows': np.arange(first, first + own, dtype=np.int32)}
@@ -209,10 +244,15 @@ class _Builder:
             shape=planned.shape,
             arrays=arrays,
             example_ids=np.concatenate([planned.example_ids, fill]),
+            digest=examples_digest(planned.examples),
             examples=len(planned.examples),
             source_tokens=int(planned.source_lengths.sum()),
             target_tokens=int(planned.target_lengths.sum()),
         )
+
+
+def _filled(rows: int, multiple: int) -> int:
+    return -(-rows // multiple) * multiple
 
 
 def _side(name: str, store: TokenStore, planned: PlannedBatch, first_row: int, rows: int) -> Batch:

@@ -6,7 +6,7 @@ A task is a frozen dataclass, part of what defines a run. It turns files into to
 """
 
 import abc
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -17,7 +17,7 @@ import numpy as np
 from flax import linen as nn
 from jax.sharding import Mesh
 
-from seqzoo.data.batching import BatchConfig
+from seqzoo.data.batching import ArraySpec, BatchConfig
 from seqzoo.errors import UserError
 from seqzoo.models.base import ModelConfig
 from seqzoo.parallel.compile import compile_for_rows
@@ -220,6 +220,14 @@ class Task(abc.ABC):
         process_count: int,
     ) -> Iterator[Any]:
         """Training batches from `start_step` on, without end."""
+
+    @abc.abstractmethod
+    def batch_specs(
+        self, plan: Any, *, row_multiple: int, process_count: int
+    ) -> Sequence[Mapping[str, ArraySpec]]:
+        """The arrays of one process in each kind of batch that `batches` gives: one compilation
+        each.
+        """
 
     @abc.abstractmethod
     def weights(self, batch: Batch) -> dict[str, jax.Array]:

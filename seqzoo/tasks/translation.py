@@ -1,6 +1,6 @@
 """Translation: parallel text in, label-smoothed cross-entropy to train, BLEU to judge."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -9,11 +9,17 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from seqzoo.data.batching import BatchConfig
+from seqzoo.data.batching import ArraySpec, BatchConfig
 from seqzoo.data.bucketing import EvaluationPlan
 from seqzoo.data.corpora import Corpus, TextFiles
 from seqzoo.data.encoding import encode_cached, load_tokenizers, save_tokenizers
-from seqzoo.data.pipeline import PairStores, evaluation_batches, make_plan, training_batches
+from seqzoo.data.pipeline import (
+    PairStores,
+    batch_specs,
+    evaluation_batches,
+    make_plan,
+    training_batches,
+)
 from seqzoo.data.text_files import ParallelText
 from seqzoo.data.token_store import TokenStore
 from seqzoo.data.tokenizers import Tokenizer, TokenizerConfig, TokenizerPair, train_tokenizer_pair
@@ -21,6 +27,7 @@ from seqzoo.errors import UserError
 from seqzoo.models.base import ModelConfig
 from seqzoo.optimization.losses import smoothed_cross_entropy
 from seqzoo.parallel.mesh import row_shards
+from seqzoo.parallel.rows import row_share
 from seqzoo.tasks.base import Batch, Decoding, Losses, Prediction, Prepared, Runtime, Sums, Task
 from seqzoo.tasks.translate import translate, within_positions
 
@@ -168,6 +175,11 @@ class Translation(Task):
             row_multiple=row_multiple,
         )
 
+    def batch_specs(
+        self, plan: Any, *, row_multiple: int, process_count: int
+    ) -> Sequence[Mapping[str, ArraySpec]]:
+        return batch_specs(plan, row_multiple=row_multiple, process_count=process_count)
+
     # Loss
 
     def weights(self, batch: Batch) -> dict[str, jax.Array]:
@@ -250,8 +262,15 @@ class Translation(Task):
         source, target = _stores(prepared, split)
         batch = within_positions(batch, runtime.model)
         plan = EvaluationPlan(source.lengths, target.lengths, batch)
-        shards = row_shards(runtime.mesh)
-        batches = evaluation_batches(source, target, plan, row_multiple=shards)
+        share = row_share(runtime.mesh)
+        batches = evaluation_batches(
+            source,
+            target,
+            plan,
+            process_index=share.index,
+            process_count=share.count,
+            row_multiple=row_shards(runtime.mesh),
+        )
         pending = [runtime.run('nll', nll, b.arrays) for b in batches]
         for sums in jax.device_get(pending):
             total, weight = total + float(sums.total), weight + float(sums.weight)

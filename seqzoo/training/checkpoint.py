@@ -19,6 +19,8 @@ import json
 import logging
 import os
 import shutil
+import sys
+import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -45,7 +47,30 @@ class _WithoutOrbax(logging.Filter):
         return record.levelno > logging.ERROR or 'orbax' not in record.pathname
 
 
+class _WithoutTensorStore(logging.Filter):
+    """Keeps the other writes of a failed save off the terminal: the first one has been reported."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        error = record.exc_info[1] if record.exc_info else None
+        leftover = 'exception was never retrieved' in record.getMessage()
+        return not (leftover and isinstance(error, OSError | ValueError))
+
+
+def _ignore_closed_loops() -> None:
+    """Other writes of a failed save end when nobody waits for them; TensorStore prints each one."""
+    former = sys.excepthook
+    if getattr(former, '__name__', '') == 'without_closed_loops':
+        return
+
+    def without_closed_loops(kind: Any, error: Any, trace: Any) -> None:
+        if not (kind is RuntimeError and str(error) == 'Event loop is closed'):
+            former(kind, error, trace)
+
+    sys.excepthook = without_closed_loops
+
+
 logging.getLogger('absl').addFilter(_WithoutOrbax())
+logging.getLogger('asyncio').addFilter(_WithoutTensorStore())
 
 
 @dataclasses.dataclass(frozen=True)
@@ -130,6 +155,7 @@ class Checkpoints:
         """
         if self._read_only:
             raise RuntimeError('these checkpoints were opened to read only')
+        _ignore_closed_loops()
         self.wait()
         self._set_aside_from(step)
         finite = {name: float(value) for name, value in (metrics or {}).items()}
@@ -342,6 +368,8 @@ class Checkpoints:
         except (OSError, ValueError, RuntimeError) as error:
             if step is None:
                 raise
+            # Orbax leaves writes behind that nobody waits for any more; Python would warn of it.
+            warnings.filterwarnings('ignore', 'coroutine .* was never awaited', RuntimeWarning)
             # The manager believes in the step that failed: start again from what is on the disk,
             # which also clears away the half-written folder.
             self._saving = None

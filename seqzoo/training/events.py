@@ -5,13 +5,18 @@ through `DeferredMetrics`, and the event log takes only numbers that have arrive
 """
 
 import collections
+import contextlib
 import dataclasses
+import errno
+import itertools
 import json
 import math
 import os
+import socket
+import struct
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -70,16 +75,24 @@ class EventLog:
         if self._tensorboard:
             self._to_tensorboard(kind, int(step), event)
 
-    def resume(self, step: int) -> None:
-        """Forgets what was written after `step`, to which the run has gone back: no doubles."""
+    def resume(self, step: int) -> float:
+        """Forgets what was written after `step`, to which the run has gone back: no doubles.
+
+        Returns:
+            Seconds of work that are lost with it, as far as the events tell: the time between two
+            of them, where the second is forgotten and is not the start of a process.
+        """
         if not self._enabled:
-            return
+            return 0.0
         os.close(self._file)
-        kept = [
-            line
-            for line in self._path.read_text(encoding='utf-8').splitlines(keepends=True)
-            if json.loads(line)['step'] <= step
-        ]
+        lines = self._path.read_text(encoding='utf-8').splitlines(keepends=True)
+        events = [json.loads(line) for line in lines]
+        kept = [line for line, event in zip(lines, events, strict=True) if event['step'] <= step]
+        lost = sum(
+            max(0.0, event.get('time', 0.0) - before.get('time', 0.0))
+            for before, event in itertools.pairwise(events)
+            if event['step'] > step and event['kind'] != 'start'
+        )
         replacement = self._path.with_suffix('.jsonl.new')
         with replacement.open('w', encoding='utf-8') as file:
             file.writelines(kept)
@@ -89,6 +102,7 @@ class EventLog:
         self._open()
         self._close_tensorboard()
         self._purge_step = step + 1
+        return lost
 
     def close(self) -> None:
         """Closes the files; a second call does nothing."""
@@ -106,30 +120,36 @@ class EventLog:
             os.ftruncate(self._file, whole)
 
     def _append(self, line: bytes) -> None:
-        size = os.fstat(self._file).st_size
-        try:
-            written = os.write(self._file, line)
-            if written != len(line):
-                os.ftruncate(self._file, size)
-                raise OSError('No space left on device')
-        except OSError as error:
-            raise UserError(
-                f'cannot write to {self._path}: {error.strerror or error}; '
-                'make room there and start the run again'
-            ) from error
+        with _refusals_named(self._path):
+            _write_whole(self._file, line)
 
     def _to_tensorboard(self, kind: str, step: int, event: Mapping[str, Any]) -> None:
-        if self._writer is None:
-            self._writer = _summary_writer(self._tensorboard_folder, self._purge_step)
-        for name, value in event.items():
-            number = isinstance(value, int | float) and not isinstance(value, bool)
-            if number and name not in ('step', 'time'):
-                self._writer.add_scalar(f'{kind}/{name}', value, step)
+        numbers = {
+            f'{kind}/{name}': value
+            for name, value in event.items()
+            if isinstance(value, int | float) and not isinstance(value, bool)
+            if name not in ('step', 'time')
+        }
+        with _refusals_named(self._tensorboard_folder):
+            if self._writer is None:
+                self._writer = _Scalars(self._tensorboard_folder, self._purge_step)
+            self._writer.write(step, event['time'], numbers)
 
     def _close_tensorboard(self) -> None:
         if self._writer is not None:
             self._writer.close()
             self._writer = None
+
+
+@contextlib.contextmanager
+def _refusals_named(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise UserError(
+            f'cannot write to {path}: {error.strerror or error}; '
+            'make room there and start the run again'
+        ) from error
 
 
 def read_events(run: Path, kind: str | None = None) -> list[dict[str, Any]]:
@@ -160,6 +180,7 @@ class StepMetrics:
 
     step: int
     values: dict[str, Any]  # NumPy arrays, or trees of them
+    facts: dict[str, Any] = dataclasses.field(default_factory=dict)  # what the host knew of it
 
 
 class DeferredMetrics:
@@ -183,14 +204,20 @@ class DeferredMetrics:
         if every < 1 or lag < 0:
             raise ValueError(f'every must be at least 1 and lag at least 0, not {every} and {lag}')
         self._every, self._lag = every, lag
-        self._waiting: collections.deque[tuple[int, Any]] = collections.deque()
+        self._waiting: collections.deque[tuple[int, Any, dict[str, Any]]] = collections.deque()
 
-    def push(self, step: int, values: Mapping[str, Any]) -> list[StepMetrics]:
-        """Takes the device arrays of one step; returns the steps that are due, oldest first."""
+    def push(self, step: int, values: Mapping[str, Any], **facts: Any) -> list[StepMetrics]:
+        """Takes the device arrays of one step; returns the steps that are due, oldest first.
+
+        Args:
+            step: its number.
+            values: arrays, on the device.
+            **facts: what comes back with them as it is.
+        """
         for leaf in jax.tree.leaves(dict(values)):
             if isinstance(leaf, jax.Array) and leaf.is_fully_addressable:
                 leaf.copy_to_host_async()
-        self._waiting.append((step, dict(values)))
+        self._waiting.append((step, dict(values), facts))
         if len(self._waiting) < self._every + self._lag:
             return []
         return self._fetch(self._every)
@@ -201,27 +228,73 @@ class DeferredMetrics:
 
     def _fetch(self, count: int) -> list[StepMetrics]:
         due = [self._waiting.popleft() for _ in range(count)]
-        values = jax.device_get([values for _, values in due])
+        values = jax.device_get([values for _, values, _ in due])
         return [
             StepMetrics(
-                step, {name: jax.tree.map(np.asarray, value) for name, value in fetched.items()}
+                step,
+                {name: jax.tree.map(np.asarray, value) for name, value in fetched.items()},
+                facts,
             )
-            for (step, _), fetched in zip(due, values, strict=True)
+            for (step, _, facts), fetched in zip(due, values, strict=True)
         ]
 
 
-def _summary_writer(folder: Path, purge_step: int | None) -> Any:
-    # Where PyTorch is installed, tensorboardX imports it for a single isinstance: seconds, and
-    # hundreds of megabytes. None in its place makes that import fail, which tensorboardX expects.
-    absent = 'torch' not in sys.modules
-    if absent:
-        sys.modules['torch'] = None  # type: ignore[assignment]
-    try:
-        from tensorboardX import SummaryWriter
-    finally:
+class _Scalars:
+    """An event file of TensorBoard, written at once and without waiting for the disk.
+
+    tensorboardX's own `SummaryWriter` writes from a thread, behind a queue of ten: where the disk
+    is full that thread dies, and whoever hands it the eleventh event waits for ever. So only its
+    formats are used.
+    """
+
+    def __init__(self, folder: Path, purge_step: int | None) -> None:
+        # Where PyTorch is installed, tensorboardX imports it for a single isinstance: seconds, and
+        # hundreds of megabytes. None in its place makes that import fail, which tensorboardX
+        # expects.
+        absent = 'torch' not in sys.modules
         if absent:
-            del sys.modules['torch']
-    return SummaryWriter(str(folder), purge_step=purge_step, flush_secs=10)
+            sys.modules['torch'] = None  # type: ignore[assignment]
+        try:
+            from tensorboardX.proto import event_pb2, summary_pb2
+            from tensorboardX.record_writer import masked_crc32c
+        finally:
+            if absent:
+                del sys.modules['torch']
+        self._event, self._summary = event_pb2.Event, summary_pb2.Summary
+        self._checksum = masked_crc32c
+        folder.mkdir(parents=True, exist_ok=True)
+        now = time.time()
+        # The order of names is the order of time, and no two processes share one.
+        name = f'events.out.tfevents.{int(now)}.{socket.gethostname()}.{os.getpid()}.{id(self)}'
+        self._file = os.open(folder / name, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+        self._append(wall_time=now, file_version='brain.Event:2')
+        if purge_step is not None:  # TensorBoard hides what other files say from this step on
+            start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
+            self._append(wall_time=now, step=purge_step, session_log=start)
+
+    def write(self, step: int, when: float, numbers: Mapping[str, float]) -> None:
+        """Adds the numbers of one event."""
+        values = [self._summary.Value(tag=tag, simple_value=x) for tag, x in numbers.items()]
+        if values:
+            self._append(wall_time=when, step=step, summary=self._summary(value=values))
+
+    def close(self) -> None:
+        """Closes the file."""
+        os.close(self._file)
+
+    def _append(self, **fields: Any) -> None:
+        data = self._event(**fields).SerializeToString()
+        length = struct.pack('<Q', len(data))
+        sums = [struct.pack('<I', self._checksum(part)) for part in (length, data)]
+        _write_whole(self._file, length + sums[0] + data + sums[1])
+
+
+def _write_whole(file: int, record: bytes) -> None:
+    """All of the record at the end of the file, or nothing of it."""
+    size = os.fstat(file).st_size
+    if os.write(file, record) != len(record):
+        os.ftruncate(file, size)
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 def _plain(name: str, value: Any, odd: dict[str, str]) -> Any:

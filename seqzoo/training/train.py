@@ -9,17 +9,22 @@ import jax
 
 from seqzoo.errors import UserError
 from seqzoo.experiment import Experiment
+from seqzoo.parallel import agreement
 from seqzoo.parallel.compile import check_strategy, compile_train_step
 from seqzoo.parallel.mesh import build_mesh, put_rows, row_shards
+from seqzoo.parallel.rows import row_share
 from seqzoo.tasks.base import Prepared, Runtime
 from seqzoo.training.averaging import Snapshots
 from seqzoo.training.checkpoint import Checkpoints
-from seqzoo.training.events import EventLog
+from seqzoo.training.clock import Clock
+from seqzoo.training.events import EventLog, read_events
 from seqzoo.training.lock import RunLock
-from seqzoo.training.loop import Improvement, Loop
+from seqzoo.training.loop import History, Improvement, Loop
 from seqzoo.training.progress import Mode, Progress
+from seqzoo.training.recompilation import StepGuard
 from seqzoo.training.run import (
     CHECKPOINTS,
+    EXPERIMENT,
     SNAPSHOTS,
     default_cache_dir,
     default_data_dir,
@@ -35,6 +40,11 @@ from seqzoo.training.state import StateFactory, TrainState
 from seqzoo.training.step import make_train_step
 
 PROFILE_STARTS_AFTER = 10  # steps, so that compilation is not in the picture
+
+_OTHER_FOLDER = (
+    'other files for {other} than for process 0; --run must be on a file system that all see'
+)
+_OTHER_DATA = 'not the same for {other} and for process 0; give all the same --data-dir'
 
 Status = Literal['done', 'interrupted', 'preempted']
 
@@ -87,16 +97,22 @@ def train(
         )
     check_strategy(experiment.strategy, build_mesh(experiment.mesh))
     with ExitStack() as stack:
-        stack.enter_context(RunLock(run))
+        clock = stack.enter_context(Clock())
+        lock = RunLock(run)  # one for all processes
+        agreement.first_does(lambda: stack.enter_context(lock))
         is_new = not has_checkpoint(run)
-        bar = Progress(experiment.train.steps, mode=progress)
-        prepared = experiment.task.prepare(
-            experiment.batch,
-            data_dir=default_data_dir(data_dir),
-            cache_dir=Path(cache_dir) if cache_dir else default_cache_dir(),
-            run_dir=_tokenizer_of(run, is_new, fork_from),
-            announce=bar.announce,
+        agreement.same_everywhere(str(is_new), f'{run} holds {_OTHER_FOLDER}')
+        bar = Progress(experiment.train.steps, mode=progress if agreement.is_first() else 'none')
+        prepared = agreement.once_a_host(
+            lambda: experiment.task.prepare(
+                experiment.batch,
+                data_dir=default_data_dir(data_dir),
+                cache_dir=Path(cache_dir) if cache_dir else default_cache_dir(),
+                run_dir=_tokenizer_of(run, is_new, fork_from),
+                announce=bar.announce,
+            )
         )
+        agreement.same_everywhere(str(prepared.identity), f'the data is {_OTHER_DATA}')
         resolved = replace(experiment, model=experiment.task.resolve(experiment.model, prepared))
         if not is_new:
             refuse_differences(load_experiment_of(run), resolved, run)
@@ -104,9 +120,13 @@ def train(
         _refuse_idle_steps(experiment)
         plan = experiment.task.plan(prepared, experiment.batch, experiment.seed)
         # Only now, when all input is known to be good, does the folder become this run's.
-        save_prepared(prepared, run)
-        save_experiment(resolved, run)
-        return _train(resolved, prepared, plan, run, stack, progress, profile_steps, fork_from)
+        agreement.first_does(lambda: save_prepared(prepared, run))
+        agreement.first_does(lambda: save_experiment(resolved, run))
+        seen = str((run / EXPERIMENT).exists())
+        agreement.same_everywhere(seen, f'{run} holds {_OTHER_FOLDER}')
+        return _train(
+            resolved, prepared, plan, run, stack, lock, clock, progress, profile_steps, fork_from
+        )
 
 
 def _train(
@@ -115,6 +135,8 @@ def _train(
     plan: Any,
     run: Path,
     stack: ExitStack,
+    lock: RunLock,
+    clock: Clock,
     mode: Mode,
     profile_steps: int | None,
     fork_from: str | Path | None,
@@ -134,19 +156,23 @@ def _train(
             best_mode=best_mode,  # type: ignore[arg-type]
         )
     )
-    improvement = Improvement(best_mode)
+    improvement, history = Improvement(best_mode), History()
     restored = checkpoints.restore(factory.abstract())
     if restored is not None:
         state: TrainState = restored.state
         improvement = Improvement(**restored.meta['improvement'])
+        history = History(restored.meta.get('examples_digest', history.digest))
     else:
         state = factory.create()
         if fork_from is not None:
             state = replace(state, params=_forked(fork_from, state))
     start = int(state.step)
     events = stack.enter_context(EventLog(run, enabled=writer))
+    lost = 0.0
     if restored is not None:
-        events.resume(start)
+        lost = events.resume(start)
+        before = sum(event.get('lost_seconds', 0.0) for event in read_events(run, 'start'))
+        clock.earlier = {**restored.meta.get('spent', {}), 'lost': before + lost}
     shardings = factory.shardings()
     step = make_train_step(
         task,
@@ -154,6 +180,7 @@ def _train(
         transformation,
         experiment.schedule.build(plan.steps_per_epoch),
         config.accumulation,
+        config.max_gradient_norm,
     )
     runtime = Runtime(model, None, {**shardings.variables, 'params': shardings.params}, mesh)
 
@@ -174,18 +201,28 @@ def _train(
     for line in _opening(experiment, state, plan, mesh, start):
         bar.announce(line)
     events.write(
-        'start', start, devices=mesh.size, backend=jax.default_backend(), seed=experiment.seed
+        'start',
+        start,
+        devices=mesh.size,
+        backend=jax.default_backend(),
+        seed=experiment.seed,
+        examples_digest=history.digest,
+        lost_seconds=round(lost, 3),
     )
+    row_multiple, share = row_shards(mesh) * config.accumulation, row_share(mesh)
     loop = Loop(
         config=config,
         step=compile_train_step(step, mesh, shardings, strategy=experiment.strategy),
+        guard=StepGuard(
+            task.batch_specs(plan, row_multiple=row_multiple, process_count=share.count)
+        ),
         batches=task.batches(
             prepared,
             plan,
             start_step=start,
-            row_multiple=row_shards(mesh) * config.accumulation,
-            process_index=jax.process_index(),
-            process_count=jax.process_count(),
+            row_multiple=row_multiple,
+            process_index=share.index,
+            process_count=share.count,
         ),
         put=lambda arrays: put_rows(arrays, mesh),
         evaluate=evaluate,
@@ -199,7 +236,12 @@ def _train(
         events=events,
         progress=bar,
         stop=stack.enter_context(StopRequest()),
-        profile=stack.enter_context(_Profiler(run / 'profile', start, profile_steps)),
+        lock=lock,
+        clock=clock,
+        history=history,
+        profile=stack.enter_context(
+            _Profiler(run / 'profile', start, profile_steps if writer else None)
+        ),
     )
     state, status = loop.run(state)
     return TrainResult(status, int(state.step), run)  # type: ignore[arg-type]

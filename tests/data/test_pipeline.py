@@ -8,13 +8,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from seqzoo.data import inspection
-from seqzoo.data.batching import BatchConfig
+from seqzoo.data.batching import ArraySpec, BatchConfig
 from seqzoo.data.bucketing import EvaluationPlan
 from seqzoo.data.numerals import numerals
 from seqzoo.data.pipeline import (
+    batch_specs,
     encode_lines,
     encode_pairs,
     evaluation_batches,
+    examples_digest,
     make_plan,
     training_batches,
 )
@@ -144,7 +146,7 @@ def test_every_shape_is_known_before(kind):
 
 DIGEST = """
 import hashlib, itertools
-from seqzoo.data.batching import BatchConfig
+from seqzoo.data.batching import ArraySpec, BatchConfig
 from seqzoo.data.pipeline import make_plan, training_batches
 from seqzoo.data.token_store import TokenStore
 sentences = [list(range(4, 5 + i * 7 % 20)) for i in range(300)]
@@ -276,3 +278,33 @@ def test_real_text_goes_through_with_little_padding(data_dir, tmp_path):
     assert shares[0] < 0.3
     assert shares[1] < 0.2
     assert shares[2] < 0.05
+
+
+@pytest.mark.parametrize('kind', CONFIGS)
+def test_the_digest_of_a_step_depends_on_its_examples_alone(kind):
+    alone = [batch.digest for batch in batches(kind, 12)]
+    assert len(set(alone)) == 12
+    for process, count, multiple in ((0, 1, 8), (1, 2, 4), (2, 3, 1), (0, 1, 32)):
+        parts = batches(kind, 12, process_index=process, process_count=count, row_multiple=multiple)
+        assert [batch.digest for batch in parts] == alone
+    for batch in batches(kind, 12):
+        real = batch.example_ids[batch.example_ids >= 0]
+        assert batch.digest == examples_digest(real), 'fill rows and empty slots are left out'
+        assert examples_digest(real[::-1]) != batch.digest or len(real) == 1
+
+
+@pytest.mark.parametrize('kind', CONFIGS)
+@pytest.mark.parametrize(('processes', 'multiple'), [(1, 1), (1, 8), (2, 4), (3, 2)])
+def test_every_batch_has_the_announced_arrays_and_every_announcement_is_kept(
+    kind, processes, multiple
+):
+    plan = make_plan(SOURCE.lengths, TARGET.lengths, CONFIGS[kind], seed=1)
+    specs = batch_specs(plan, process_count=processes, row_multiple=multiple)
+    assert len(specs) == len(plan.shapes)
+    found = batches(kind, 60, process_count=processes, row_multiple=multiple)
+    arrays = [
+        {name: ArraySpec(x.shape, x.dtype.name) for name, x in batch.arrays.items()}
+        for batch in found
+    ]
+    assert all(one in specs for one in arrays)
+    assert all(spec in arrays for spec in specs)

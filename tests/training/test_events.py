@@ -184,3 +184,44 @@ def test_pushing_does_not_wait_for_the_device():
     deferred = DeferredMetrics(every=3, lag=1)
     for step in range(3):
         assert deferred.push(step, {'loss': Unfinished()}) == []
+
+
+def test_host_facts_come_back_with_their_step():
+    deferred = DeferredMetrics(every=2, lag=1)
+    seen = []
+    for step in range(1, 6):
+        seen += deferred.push(step, {'loss': jnp.float32(step)}, digest=f'd{step}')
+    seen += deferred.drain()
+    assert [past.facts for past in seen] == [{'digest': f'd{step}'} for step in range(1, 6)]
+
+
+def test_going_back_tells_how_much_work_is_lost(tmp_path, monkeypatch):
+    clock = iter([100.0, 110.0, 130.0, 1000.0, 1005.0])
+    monkeypatch.setattr('time.time', lambda: next(clock))
+    with EventLog(tmp_path, tensorboard=False) as log:
+        log.write('train', 10)
+        log.write('train', 20)  # 10 seconds after the checkpoint of step 10
+        log.write('train', 30)  # 20 more
+        log.write('start', 20)  # hours later another process tried from step 20
+        log.write('train', 25)  # and worked for 5 seconds
+        assert log.resume(10) == 35.0
+    assert [event['step'] for event in read_events(tmp_path)] == [10]
+
+
+def test_a_disk_without_room_is_one_sentence_for_both_files(tmp_path, monkeypatch):
+    import os
+
+    real = os.write
+
+    def full(file, data):
+        if b'tag' in data or b'brain' in data or b'train/' in data:
+            return real(file, data[:5])
+        return real(file, data)
+
+    with EventLog(tmp_path) as log:
+        log.write('train', 1, loss=1.0)
+        monkeypatch.setattr(os, 'write', full)
+        with pytest.raises(UserError, match=r'tensorboard: No space left on device; make room'):
+            log.write('train', 2, loss=2.0)
+    # What came before is whole, and the half record is gone.
+    assert tensorboard_scalars(tmp_path / TENSORBOARD_FOLDER) == [('train/loss', 1, 1.0)]
