@@ -12,10 +12,8 @@ from disk.
 import argparse
 import contextlib
 import dataclasses
-import importlib.metadata
 import json
 import os
-import platform
 import resource
 import subprocess
 import sys
@@ -25,6 +23,7 @@ from typing import Any
 
 import numpy as np
 from decode_systems import SYSTEMS, Shapes
+from machine import facts
 
 HERE = Path(__file__).resolve().parent
 PACKAGES = ('jax', 'flax', 'torch', 'transformers', 'ctranslate2', 'numpy')
@@ -188,27 +187,13 @@ def summary(answers: list[dict[str, Any]], options: argparse.Namespace) -> dict[
 
 def machine(cores: int) -> dict[str, Any]:
     """What the times were measured on."""
-    versions = {}
-    for package in PACKAGES:
-        try:
-            versions[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            versions[package] = None
-    cpu = platform.processor()
-    if Path('/proc/cpuinfo').exists():
-        lines = Path('/proc/cpuinfo').read_text().splitlines()
-        facts = dict(x.replace('\t', '').split(': ', 1) for x in lines if ': ' in x)
-        cpu = '{} (family {}, model {})'.format(
-            *(facts.get(x, '?') for x in ('model name', 'cpu family', 'model'))
-        )
+    found = facts(PACKAGES)
     return {
-        'cpu': cpu,
+        **found,
+        'cpu': found['processor'],
         'cores': cores,
-        'memory_bytes': os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES'),
         'float32_gflops': matrix_rate(),
         'load_at_the_start': os.getloadavg()[0],
-        'python': platform.python_version(),
-        'versions': versions,
     }
 
 
@@ -225,8 +210,8 @@ def matrix_rate(size: int = 2048, repeats: int = 5) -> float:
 
 def markdown(report: dict[str, Any]) -> str:
     """The report as a table."""
-    shapes, facts = report['shapes'], report['machine']
-    versions = ', '.join(f'{k} {v}' for k, v in facts['versions'].items() if v)
+    shapes, where = report['shapes'], report['machine']
+    versions = ', '.join(f'{k} {v}' for k, v in where['versions'].items() if v)
     lines = [
         f'# Decoding {shapes["sentences"]} sentences, {shapes["source_length"]} source tokens, '
         f'{shapes["target_length"]} target tokens each',
@@ -235,10 +220,10 @@ def markdown(report: dict[str, Any]) -> str:
         f'{shapes["embed_dim"]}, feed-forward {shapes["mlp_dim"]}, {shapes["num_heads"]} heads, '
         f'vocabulary {shapes["vocab_size"]}, random weights, float32, EOS made impossible.',
         '',
-        f'{facts["cpu"]}, {facts["cores"]} cores, {facts["memory_bytes"] / 2**30:.0f} GiB; NumPy '
-        f'multiplies float32 matrices at {facts["float32_gflops"]:.0f} GFLOP/s; load average '
-        f'{facts["load_at_the_start"]:.1f} at the start, {facts["load_at_the_end"]:.1f} at the end '
-        f'(the benchmark itself included). Python {facts["python"]}, {versions}.',
+        f'{where["cpu"]}, {where["cores"]} cores, {where["memory_bytes"] / 2**30:.0f} GiB; NumPy '
+        f'multiplies float32 matrices at {where["float32_gflops"]:.0f} GFLOP/s; load average '
+        f'{where["load_at_the_start"]:.1f} at the start, {where["load_at_the_end"]:.1f} at the end '
+        f'(the benchmark itself included). Python {where["python"]}, {versions}.',
         '',
         '| system | beams | sentences/s, median (quartiles) | best | CPU s | first call s '
         '| peak MB |',

@@ -21,20 +21,20 @@ one.
 """
 
 import argparse
-import importlib.metadata
 import json
 import os
 import pathlib
-import platform
 import statistics
 import subprocess
 import sys
 from dataclasses import asdict
 from typing import Any
 
-from train_step_systems import DROPOUT, ROOT, SMOOTHING, Shape, cores
+from machine import facts, quartiles
+from train_step_systems import DROPOUT, ROOT, SMOOTHING, Shape
 
 RESULTS = ROOT / 'benchmarks' / 'results'
+PACKAGES = ('jax', 'jaxlib', 'flax', 'optax', 'torch', 'numpy')
 
 
 class Child:
@@ -95,7 +95,7 @@ def measure(names: list[str], shape: Shape, checkout: str, repeats: int) -> dict
         'shape': asdict(shape),
         'product_flops': shape.product_flops,
         'repeats': repeats,
-        'machine': machine(),
+        'machine': facts(PACKAGES),
         'load_average': {'before': before, 'after': os.getloadavg()},
         'systems': [_summary(one, children) for one in children],
     }
@@ -106,7 +106,7 @@ def _summary(one: Child, children: list[Child]) -> dict[str, Any]:
     reference = next((c for c in children if c.name == 'flax-wmt'), children[0])
     # The two steps of a round ran right after each other, under the same load.
     ratios = [r['seconds'] / s for r, s in zip(reference.runs, seconds, strict=True)]
-    low, median, high = _quartiles(seconds)
+    low, median, high = quartiles(seconds)
     return {
         'name': one.name,
         **one.facts,
@@ -119,39 +119,10 @@ def _summary(one: Child, children: list[Child]) -> dict[str, Any]:
     }
 
 
-def _quartiles(values: list[float]) -> tuple[float, float, float]:
-    if len(values) < 2:
-        return values[0], values[0], values[0]
-    low, median, high = statistics.quantiles(values, n=4, method='inclusive')
-    return low, median, high
-
-
-def machine() -> dict[str, Any]:
-    """What the numbers were measured on."""
-    model = platform.processor() or platform.machine()
-    cpuinfo = pathlib.Path('/proc/cpuinfo')
-    if cpuinfo.exists():
-        lines = cpuinfo.read_text(encoding='utf-8').splitlines()
-        model = next((x.split(':')[1].strip() for x in lines if x.startswith('model name')), model)
-    versions = {}
-    for package in ('jax', 'jaxlib', 'flax', 'optax', 'torch', 'numpy'):
-        try:
-            versions[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            versions[package] = None
-    return {
-        'cores': cores(),
-        'processor': model,
-        'system': platform.system(),
-        'python': platform.python_version(),
-        'versions': versions,
-    }
-
-
 def table(result: dict[str, Any]) -> str:
     """The result as Markdown."""
-    shape, facts = result['shape'], result['machine']
-    versions = ', '.join(f'{k} {v}' for k, v in facts['versions'].items() if v)
+    shape, where = result['shape'], result['machine']
+    versions = ', '.join(f'{k} {v}' for k, v in where['versions'].items() if v)
     load = result['load_average']
     reference = result['systems'][0]['times_as_fast']['as']
     lines = [
@@ -162,8 +133,8 @@ def table(result: dict[str, Any]) -> str:
         f'{shape["batch"]} x ({shape["length"]} + {shape["length"]}) tokens; dropout {DROPOUT}, '
         f'label smoothing {SMOOTHING}, Adam; float32 where not said otherwise.',
         '',
-        f'{facts["cores"]} cores of {facts["processor"]}, {facts["system"]}, Python '
-        f'{facts["python"]}, {versions}. Load average {load["before"][0]:.1f} before, '
+        f'{where["cores"]} cores of {where["processor"]}, {where["system"]}, Python '
+        f'{where["python"]}, {versions}. Load average {load["before"][0]:.1f} before, '
         f'{load["after"][0]:.1f} after. {result["repeats"]} interleaved rounds.',
         '',
         f'| system | s per step: median (quartiles) | least | processor s | times as fast as '

@@ -5,7 +5,6 @@ line of JSON, and then runs one step for every line that it reads.
 """
 
 import json
-import os
 import pathlib
 import resource
 import sys
@@ -13,6 +12,8 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
+
+from machine import cores
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 SMOOTHING, DROPOUT = 0.1, 0.1
@@ -287,11 +288,6 @@ def _timed(function: Callable[[], float]) -> tuple[float, float, float]:
     started, processor = time.perf_counter(), time.process_time()
     result = function()
     return time.perf_counter() - started, time.process_time() - processor, result
-
-
-def cores() -> int:
-    """How many cores this process may use."""
-    return len(os.sched_getaffinity(0))
 
 
 if __name__ == '__main__':
