@@ -2,7 +2,12 @@
 
     Attention(Q, K, V) = softmax(Q K^T / sqrt(key_dim)) V
 
-`'xla'` runs everywhere and is the reference; the fused kernels live in `attention_kernels.py`.
+`'xla'` runs everywhere and is the reference; the fused kernels live in `attention_kernels.py`, and
+the ring over devices that split the length in `ring_attention.py`.
+
+On a mesh that splits the length (context parallelism) every device keeps its own queries. All but
+the ring gather the keys and values, `[length]`, and form `[length / n, length]` scores; the ring
+passes them on block by block and forms `[length / n, length / n]`.
 """
 
 from typing import Literal
@@ -13,14 +18,14 @@ import jax.numpy as jnp
 from seqzoo.errors import ConfigError
 from seqzoo.layers import attention_kernels
 from seqzoo.layers.dropout import dropout
-from seqzoo.layers.masks import causal_mask, combine_masks, segment_mask
+from seqzoo.layers.masks import MASKED, causal_mask, combine_masks, segment_mask
+from seqzoo.layers.ring_attention import ring_attention
+from seqzoo.parallel import shards
+from seqzoo.parallel.axes import constrain
 
-Implementation = Literal['auto', 'xla', 'splash', 'cudnn']
+Implementation = Literal['auto', 'xla', 'splash', 'cudnn', 'ring']
 
-# Finite, so that a row without any visible key (a query in the padding) gets weights, not NaN.
-MASKED = -1e30
-
-# Below this many keys the scores are small, and a fused kernel gains nothing over XLA.
+# Below this many keys the scores are small, and neither a fused kernel nor a ring gains anything.
 FUSED_FROM_LENGTH = 256
 
 
@@ -49,9 +54,11 @@ def dot_product_attention(
         key_segments: `[batch, key_length]`, given together with `query_segments`.
         causal: query `i` sees the keys `0..i`.
         implementation: `'xla'`; `'splash'` (TPU) and `'cudnn'` (GPU, 16-bit) are fused and never
-            form the weights; `'auto'` takes the fused kernel of the platform where it can do what
-            is asked, else `'xla'`.
-        dropout_rate: probability of dropping an attention weight; needs `'xla'`.
+            form the weights; `'ring'` passes keys and values round the devices that split the
+            length; `'auto'` takes the ring for long inputs that are split, else the fused kernel of
+            the platform where it can do what is asked, else `'xla'`. Where nothing splits the
+            length, `'ring'` is `'auto'`.
+        dropout_rate: probability of dropping an attention weight; needs `'xla'` or `'ring'`.
         dropout_key: its random key; `None` drops nothing.
 
     Returns:
@@ -59,13 +66,29 @@ def dot_product_attention(
         at all gets something finite and meaningless.
 
     Raises:
-        ConfigError: a fused kernel was chosen for what it cannot do, or for another platform.
+        ConfigError: a fused kernel was chosen for what it cannot do, or for another platform; or a
+            ring for a length that the mesh does not divide.
         ValueError: only one side has segments.
     """
     if (query_segments is None) != (key_segments is None):
         raise ValueError('query_segments and key_segments are given together or not at all')
     rate = 0.0 if dropout_key is None else dropout_rate
-    chosen = choose_implementation(implementation, query, key, value, mask, rate)
+    chosen = choose_implementation(implementation, query, key, value, mask, rate, causal)
+    if chosen == 'ring':
+        return ring_attention(
+            query,
+            key,
+            value,
+            mask=mask,
+            query_segments=query_segments,
+            key_segments=key_segments,
+            causal=causal,
+            dropout_rate=rate,
+            dropout_key=dropout_key,
+        )
+    if shards.ways('length') > 1:
+        query = constrain(query, 'batch', 'length', 'heads', 'kv')
+        key, value = (constrain(x, 'batch', None, 'heads', 'kv') for x in (key, value))
     if chosen == 'splash':
         return attention_kernels.splash_attention(
             query, key, value, query_segments, key_segments, causal
@@ -104,10 +127,24 @@ def choose_implementation(
     value: jax.Array,
     mask: jax.Array | None,
     dropout_rate: float,
-) -> Literal['xla', 'splash', 'cudnn']:
+    causal: bool,
+) -> Literal['xla', 'splash', 'cudnn', 'ring']:
     """The implementation that will run; never one that leaves out something that was asked for."""
     if implementation == 'xla':
         return 'xla'
+    ways, lengths = shards.ways('length'), (query.shape[1], key.shape[1])
+    even = not any(length % ways for length in lengths)
+    if ways > 1 and implementation == 'auto':
+        return 'ring' if even and key.shape[1] >= FUSED_FROM_LENGTH else 'xla'
+    if ways > 1 and implementation == 'ring':
+        if even:
+            return 'ring'
+        raise ConfigError(
+            f'ring attention splits lengths over {ways} devices (mesh.sequence), which does not '
+            f'divide {" and ".join(map(str, lengths))}: set --batch.length-multiple and '
+            f'--batch.max-length to multiples of {ways}, or --model.attention-implementation auto'
+        )
+    implementation = 'auto' if implementation == 'ring' else implementation
     obstacles = {
         'splash': attention_kernels.splash_obstacle(mask, dropout_rate),
         'cudnn': attention_kernels.cudnn_obstacle(query, key, value, dropout_rate),
@@ -120,11 +157,16 @@ def choose_implementation(
     if implementation not in obstacles:
         raise ConfigError(
             f'no attention implementation is called {implementation!r}; '
-            "choose 'auto', 'xla', 'splash' or 'cudnn'"
+            "choose 'auto', 'xla', 'splash', 'cudnn' or 'ring'"
         )
     obstacle = obstacles[implementation] or attention_kernels.platform_obstacle(implementation)
     if obstacle:
         raise ConfigError(
             f"attention implementation {implementation!r} {obstacle}; choose 'xla' or 'auto'"
+        )
+    if causal and ways > 1:
+        raise ConfigError(
+            f'attention implementation {implementation!r} cannot be causal where {ways} devices '
+            "(mesh.sequence) split the length; choose 'ring' or 'auto'"
         )
     return implementation

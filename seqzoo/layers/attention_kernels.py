@@ -8,13 +8,23 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import PartitionSpec
 
-from seqzoo.parallel import axes
+from seqzoo.parallel.shards import Place, per_device
 
 _BLOCK = 128  # the lane width of a TPU: lengths are padded to a multiple
 _LARGEST_BLOCK = 512
 _PADDING_SEGMENT = -1  # real segments are 0 (padding of the batch), 1, 2, ...
+
+# On a mesh every device runs the kernel on its own rows and heads, and on its own queries.
+_QUERY = ('batch', 'length', 'heads', None)
+_NAMES = {
+    'query': _QUERY,
+    'key': ('batch', None, 'heads', None),
+    'value': ('batch', None, 'heads', None),
+    'query_segments': ('batch', 'length'),
+    'key_segments': ('batch', None),
+    'mask': ('batch', 'heads', 'length', None),
+}
 
 
 def splash_obstacle(mask: jax.Array | None, dropout_rate: float) -> str | None:
@@ -61,9 +71,21 @@ def cudnn_attention(
     query: jax.Array, key: jax.Array, value: jax.Array, mask: jax.Array | None, causal: bool
 ) -> jax.Array:
     """`dot_product_attention` by cuDNN's fused kernel; shapes as there."""
-    return jax.nn.dot_product_attention(
-        query, key, value, mask=mask, is_causal=causal, implementation='cudnn'
-    )
+
+    def local(
+        place: Place,
+        query: jax.Array,
+        key: jax.Array,
+        value: jax.Array,
+        mask: jax.Array | None = None,
+    ) -> jax.Array:
+        del place
+        return jax.nn.dot_product_attention(
+            query, key, value, mask=mask, is_causal=causal, implementation='cudnn'
+        )
+
+    arrays = {'query': query, 'key': key, 'value': value, 'mask': mask}
+    return per_device(local, arrays, _NAMES, _QUERY)
 
 
 def splash_attention(
@@ -76,37 +98,24 @@ def splash_attention(
 ) -> jax.Array:
     """`dot_product_attention` by the Pallas kernel of TPUs; shapes as there.
 
-    On a mesh every device runs the kernel on its own rows and heads. On CPU it runs only inside
-    `jax.experimental.pallas.tpu.force_tpu_interpret_mode()`.
+    On CPU it runs only inside `jax.experimental.pallas.tpu.force_tpu_interpret_mode()`.
     """
     if query_segments is None or key_segments is None:
         query_segments = jnp.ones(query.shape[:2], jnp.int32)
         key_segments = jnp.ones(key.shape[:2], jnp.int32)
 
-    def local(
-        query: jax.Array,
-        key: jax.Array,
-        value: jax.Array,
-        query_segments: jax.Array,
-        key_segments: jax.Array,
-    ) -> jax.Array:
-        return _splash_on_one_device(query, key, value, query_segments, key_segments, causal)
+    def local(place: Place, **arrays: jax.Array) -> jax.Array:
+        del place
+        return _splash_on_one_device(**arrays, causal=causal)
 
-    context = axes.current_layout()
-    if context is None or context.mesh is None or context.mesh.size == 1:
-        # One device, or inside shard_map or pmap, where every array is already local.
-        return local(query, key, value, query_segments, key_segments)
-    names = ('batch', None, 'heads', None)
-    split = axes.partition_spec(names, context.rules, context.mesh)
-    rows = PartitionSpec(split[0], None)
-    run = jax.shard_map(
-        local,
-        mesh=context.mesh,
-        in_specs=(split, split, split, rows, rows),
-        out_specs=split,
-        check_vma=False,
-    )
-    return run(query, key, value, query_segments, key_segments)
+    arrays = {
+        'query': query,
+        'key': key,
+        'value': value,
+        'query_segments': query_segments,
+        'key_segments': key_segments,
+    }
+    return per_device(local, arrays, _NAMES, _QUERY)
 
 
 def _splash_on_one_device(

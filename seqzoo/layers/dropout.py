@@ -49,14 +49,19 @@ def dropout(x: jax.Array, rate: float, key: jax.Array) -> jax.Array:
 
 
 def keep_mask(row_keys: jax.Array, shape: tuple[int, ...], rate: float) -> jax.Array:
-    """Boolean mask of `shape`, `True` (keep) with probability `1 - rate`.
+    """Boolean mask of `shape`, `True` (keep) with probability `1 - rate`."""
+    return keep_at(row_keys, _position_in_row(shape), rate)
+
+
+def keep_at(row_keys: jax.Array, position: jax.Array, rate: float) -> jax.Array:
+    """The part of a mask at `position` `[1, ...]` uint32, flat indices within the whole row.
 
     Two multiply-xorshift rounds, each keyed with one word of the row's key. Only a comparison of
     the high bits follows, so the last xorshift of a full hash would change nothing.
     """
-    column = (slice(None),) + (None,) * (len(shape) - 1)
+    column = (slice(None),) + (None,) * (position.ndim - 1)
     first, second = row_keys[:, 0][column], row_keys[:, 1][column]
-    counter = _position_in_row(shape) + first
+    counter = position + first
     bits = (counter ^ (counter >> 16)) * np.uint32(0x7FEB352D) ^ second
     bits = (bits ^ (bits >> 15)) * np.uint32(0x846CA68B)
     return bits >= np.uint32(min(round(rate * 2**32), 2**32 - 1))

@@ -6,6 +6,10 @@ All of them broadcast to `[batch, heads, query_length, key_length]` with a heads
 import jax
 import jax.numpy as jnp
 
+# The score of a key that is not seen. Finite, so that a row without any visible key (a query in the
+# padding) gets weights, not NaN.
+MASKED = -1e30
+
 
 def causal_mask(query_length: int, key_length: int, offset: jax.Array | int = 0) -> jax.Array:
     """`[1, 1, query_length, key_length]`: query `i` sees the keys up to position `offset + i`."""

@@ -6,7 +6,6 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from seqzoo.layers.attention import (
-    MASKED,
     Implementation,
     attention_weights,
     dot_product_attention,
@@ -14,7 +13,7 @@ from seqzoo.layers.attention import (
 )
 from seqzoo.layers.dropout import dropout
 from seqzoo.layers.linear import Linear
-from seqzoo.layers.masks import causal_mask, combine_masks, segment_mask
+from seqzoo.layers.masks import MASKED, causal_mask, combine_masks, segment_mask
 from seqzoo.parallel.axes import constrain
 
 

@@ -10,6 +10,7 @@ from jax.experimental.pallas import tpu as pltpu
 from jax.sharding import Mesh
 
 from seqzoo.errors import UserError
+from seqzoo.layers import attention_kernels
 from seqzoo.layers.attention import attention_weights, dot_product_attention
 from seqzoo.layers.masks import ancestry_mask, causal_mask, combine_masks, segment_mask
 from seqzoo.parallel.axes import axis_rules
@@ -179,12 +180,92 @@ def test_splash_attention_equals_xla_gradients_too(queries, keys, causal, packed
         np.testing.assert_allclose(a, b, atol=tolerance * max(1.0, np.abs(b).max()))
 
 
-def test_splash_attention_on_a_mesh_equals_one_device():
-    if jax.device_count() < 4:
-        pytest.skip('needs 4 devices')
-    mesh = Mesh(np.array(jax.devices()[:4]).reshape(2, 2), ('data', 'tensor'))
-    query, key, value = inputs(2, 20, 20, heads=2, key_dim=64, value_dim=64)
-    segments = jnp.repeat(jnp.array([[1, 2], [1, 0]]), 10, axis=1)
+def mesh_of(*sizes):
+    """Axes data, tensor, sequence."""
+    count = math.prod(sizes)
+    if jax.device_count() < count:
+        pytest.skip(f'needs {count} devices')
+    return Mesh(np.array(jax.devices()[:count]).reshape(sizes), ('data', 'tensor', 'sequence'))
+
+
+def with_gradients(mesh, implementation, arrays, **options):
+    """The result on a mesh, and the gradients for query, key and value."""
+    direction = jnp.asarray(
+        np.random.default_rng(1).normal(size=(*arrays[0].shape[:3], arrays[2].shape[3]))
+    )
+
+    def loss(*arrays):
+        with axis_rules(mesh):
+            result = dot_product_attention(*arrays, implementation=implementation, **options)
+        return (result * direction).sum(), result
+
+    run = jax.jit(jax.value_and_grad(loss, (0, 1, 2), has_aux=True)).lower(*arrays)
+    run = run.compile(compiler_options={'xla_backend_optimization_level': 0})
+    (_, result), gradients = run(*arrays)
+    return (result, *gradients)
+
+
+PACKED = np.array([[1] * 5 + [2] * 7 + [0] * 4, [1] * 16], np.int32)
+
+
+@pytest.mark.parametrize(
+    ('keys', 'options'),
+    [
+        pytest.param(16, {'causal': True, 'packed': True, 'drop': True}, id='causal-packed-drop'),
+        pytest.param(32, {'packed': True, 'masked': True}, id='cross-packed-masked'),
+    ],
+)
+def test_a_length_split_over_devices_changes_nothing(keys, options):
+    """A query of the mask sees nothing at all: that, too, is the same."""
+    arrays = inputs(2, 16, keys, heads=2)
+    given = {'causal': options.get('causal', False)}
+    if 'packed' in options:
+        given['query_segments'] = jnp.asarray(PACKED)
+        given['key_segments'] = jnp.asarray(np.repeat(PACKED, keys // 16, axis=1))
+    if 'masked' in options:
+        mask = np.random.default_rng(2).random((2, 1, 16, keys)) < 0.7
+        mask[0, 0, 3] = False
+        given['mask'] = jnp.asarray(mask)
+    if 'drop' in options:
+        given |= {'dropout_rate': 0.3, 'dropout_key': jax.random.key(3)}
+    expected = with_gradients(None, 'xla', arrays, **given)
+    for implementation, mesh in (('ring', mesh_of(2, 2, 2)), ('xla', mesh_of(2, 1, 4))):
+        for a, b in zip(
+            with_gradients(mesh, implementation, arrays, **given), expected, strict=True
+        ):
+            np.testing.assert_allclose(a, b, atol=3e-6)
+
+
+def test_long_inputs_that_are_split_take_the_ring_by_themselves():
+    mesh = mesh_of(2, 1, 4)
+
+    def chosen(length, implementation='auto'):
+        x = jax.ShapeDtypeStruct((2, length, 1, 8), jnp.float32)
+
+        def attend(x):
+            with axis_rules(mesh):
+                return dot_product_attention(x, x, x, implementation=implementation)
+
+        return 'ring' if 'ppermute' in str(jax.make_jaxpr(attend)(x)) else 'gathered'
+
+    assert chosen(1024) == chosen(8, 'ring') == 'ring'
+    assert chosen(8) == chosen(1026) == chosen(1024, 'xla') == 'gathered'
+
+
+def test_fused_kernels_refuse_to_be_causal_over_a_split_length():
+    x = jnp.ones((2, 16, 1, 8))
+    refused = pytest.raises(UserError, match=r"'splash' cannot be causal .* choose 'ring'")
+    with axis_rules(mesh_of(2, 1, 4)), pltpu.force_tpu_interpret_mode(), refused:
+        dot_product_attention(x, x, x, implementation='splash', causal=True)
+
+
+@pytest.mark.parametrize('sizes', [(4, 2, 1), (2, 2, 2)], ids=['rows-heads', 'rows-heads-queries'])
+def test_splash_attention_on_a_mesh_equals_one_device(sizes):
+    mesh = mesh_of(*sizes)
+    rows = sizes[0]  # one for each device: more is beyond the interpreter
+    query, key, value = inputs(rows, 20, 24, heads=2, key_dim=64, value_dim=64)
+    segments = jnp.array([[1, 2], [1, 0]] * (rows // 2))
+    query_segments, key_segments = (jnp.repeat(segments, n, axis=1) for n in (10, 12))
 
     @jax.jit
     def attend(query, key, value):
@@ -193,15 +274,42 @@ def test_splash_attention_on_a_mesh_equals_one_device():
                 query,
                 key,
                 value,
-                query_segments=segments,
-                key_segments=segments,
+                query_segments=query_segments,
+                key_segments=key_segments,
                 implementation='splash',
             )
 
-    mask = segment_mask(segments, segments)
+    mask = segment_mask(query_segments, key_segments)
     result = attend(query, key, value)
-    assert len(result.sharding.device_set) == 4
+    local = (1, 20 // sizes[2], 2 // sizes[1], 64)
+    assert {shard.data.shape for shard in result.addressable_shards} == {local}
     np.testing.assert_allclose(result, reference(query, key, value, mask), atol=1e-5)
+
+
+def test_cudnn_attention_on_a_mesh_sees_its_own_rows_and_heads(monkeypatch):
+    mesh, seen, original = mesh_of(4, 2, 1), [], jax.nn.dot_product_attention
+
+    def stand_in(query, key, value, *, mask, is_causal, implementation):
+        assert implementation == 'cudnn'
+        seen.append((query.shape, key.shape, mask.shape))
+        return original(query, key, value, mask=mask, is_causal=is_causal)
+
+    monkeypatch.setattr(jax.nn, 'dot_product_attention', stand_in)
+    monkeypatch.setattr(attention_kernels, 'platform_obstacle', lambda name: None)
+    arrays = [x.astype(jnp.bfloat16) for x in inputs(4, 6, 6, heads=2, value_dim=8)]
+    segments = jnp.array([[1, 1, 2, 2, 2, 0]] * 4)
+    options = {'causal': True, 'query_segments': segments, 'key_segments': segments}
+
+    @jax.jit
+    def attend(*arrays):
+        with axis_rules(mesh):
+            return dot_product_attention(*arrays, implementation='cudnn', **options)
+
+    expected = dot_product_attention(*arrays, implementation='xla', **options)
+    result, real = attend(*arrays), np.asarray(segments) > 0
+    assert seen == [((1, 6, 1, 8), (1, 6, 1, 8), (1, 1, 6, 6))]
+    ours, theirs = (np.asarray(x, np.float32)[real] for x in (result, expected))
+    np.testing.assert_allclose(ours, theirs, atol=2e-2)
 
 
 @pytest.mark.parametrize('causal', [False, True])
