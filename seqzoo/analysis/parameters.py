@@ -10,6 +10,7 @@ import jax
 from flax.core import meta
 
 from seqzoo.models.base import ModelConfig
+from seqzoo.parallel.storage import true_shape
 
 
 @dataclass(frozen=True)
@@ -18,7 +19,7 @@ class ParameterRow:
 
     Attributes:
         path: names from the root, joined by `/`.
-        shape: sizes of the dimensions.
+        shape: sizes of the dimensions, without padding of the storage.
         axes: names of the dimensions; empty if the parameter carries none.
         dtype: name of the storage type.
         count: number of scalars.
@@ -48,21 +49,23 @@ def parameter_table(model_config: ModelConfig) -> list[ParameterRow]:
     leaves = jax.tree_util.tree_leaves_with_path(abstract_parameters(model_config), is_leaf=is_box)
     rows = []
     for path, leaf in leaves:
-        array = meta.unbox(leaf)
+        shape = true_shape(leaf)
         rows.append(
             ParameterRow(
                 path='/'.join(str(getattr(key, 'key', key)) for key in path),
-                shape=tuple(array.shape),
+                shape=shape,
                 axes=tuple(getattr(leaf, 'names', ())),
-                dtype=str(array.dtype),
-                count=math.prod(array.shape),
+                dtype=str(meta.unbox(leaf).dtype),
+                count=math.prod(shape),
             )
         )
     return rows
 
 
 def count_parameters(model_config: ModelConfig) -> int:
-    """Number of trained scalars; a tensor used in several places (tied) counts once."""
+    """Number of trained scalars; a tensor used in several places (tied) counts once, and padding of
+    the storage not at all.
+    """
     return sum(row.count for row in parameter_table(model_config))
 
 

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from seqzoo.parallel.axes import named
+from seqzoo.parallel.storage import padded, without_padding
 
 
 class Embedding(nn.Module):
@@ -14,23 +14,31 @@ class Embedding(nn.Module):
     feature then have unit variance, and so has an embedding multiplied by `embed_dim ** 0.5`.
 
     Attributes:
-        vocab_size: rows.
+        vocab_size: rows, all that anyone sees.
         embed_dim: columns.
         scale: whether `__call__` multiplies by `embed_dim ** 0.5` (Vaswani et al. 2017, section
             3.4).
         dtype: dtype of the embeddings that come out.
+        vocab_multiple: the table is stored with rows of zeros up to a multiple of this.
     """
 
     vocab_size: int
     embed_dim: int
     scale: bool
     dtype: jnp.dtype
+    vocab_multiple: int = 1
 
     def setup(self) -> None:
         """Declares the table."""
-        init = nn.initializers.normal(self.embed_dim**-0.5)
+        init = padded(
+            nn.initializers.normal(self.embed_dim**-0.5),
+            'vocab',
+            'embed',
+            axis=0,
+            multiple=self.vocab_multiple,
+        )
         shape = (self.vocab_size, self.embed_dim)
-        self.table = self.param('table', named(init, 'vocab', 'embed'), shape, jnp.float32)
+        self.table = without_padding(self.param('table', init, shape, jnp.float32), shape)
 
     def __call__(self, tokens: jax.Array) -> jax.Array:
         """`[...]` int32 ids -> `[..., embed]`."""

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from seqzoo.parallel.axes import named
+from seqzoo.parallel.storage import padded, without_padding
 
 
 class Linear(nn.Module):
@@ -24,6 +25,7 @@ class Linear(nn.Module):
         output_names: axis names of the axes that come out.
         use_bias: whether `b` exists.
         dtype: dtype of the computation and of the result.
+        multiple: the kernel is stored with zeros up to a multiple of this many last features.
     """
 
     features: tuple[int, ...]
@@ -31,18 +33,16 @@ class Linear(nn.Module):
     output_names: tuple[str, ...]
     use_bias: bool
     dtype: jnp.dtype
+    multiple: int = 1
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """`[..., *input]` -> `[..., *features]`."""
         rank = len(self.input_names)
         sizes = x.shape[-rank:]
-        kernel = self.param(
-            'kernel',
-            named(glorot_uniform(rank), *self.input_names, *self.output_names),
-            (*sizes, *self.features),
-            jnp.float32,
-        )
+        names, shape = (*self.input_names, *self.output_names), (*sizes, *self.features)
+        init = padded(glorot_uniform(rank), *names, axis=len(shape) - 1, multiple=self.multiple)
+        kernel = without_padding(self.param('kernel', init, shape, jnp.float32), shape)
         y: Any = product(x.astype(self.dtype), kernel.astype(self.dtype), rank)
         if self.use_bias:
             bias = self.param(

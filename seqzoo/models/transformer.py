@@ -22,9 +22,8 @@ The defaults are the base model; `embed_dim=1024, mlp_dim=4096, num_heads=16` is
 """
 
 from dataclasses import dataclass
-from typing import Any, Literal, Self
+from typing import Literal, Self
 
-import flax.struct
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
@@ -52,7 +51,10 @@ from seqzoo.layers.transformer_layers import (
     Norm,
 )
 from seqzoo.models.base import ConfigError, LMOutput, ModelConfig
-from seqzoo.parallel.axes import constrain, named
+from seqzoo.models.transformer_cache import TransformerCache, TransformerMemory
+from seqzoo.parallel.axes import constrain
+from seqzoo.parallel.shards import whole
+from seqzoo.parallel.storage import padded, without_padding
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,6 +64,9 @@ class TransformerConfig(ModelConfig):
     Attributes:
         vocab_size: target vocabulary, and the source's too unless `source_vocab_size` says
             otherwise; `None` is filled in from the tokenizer.
+        vocab_multiple: tables, and whatever else has a row per word, are stored padded to a
+            multiple of this, so that a mesh can split them; 128 suits meshes and matrix units.
+            Nothing else changes.
         source_vocab_size: source vocabulary where it differs; needs `tie='decoder'` or `'none'`.
         num_layers: layers of the encoder and of the decoder (N).
         num_encoder_layers: layers of the encoder, if not `num_layers`.
@@ -94,11 +99,12 @@ class TransformerConfig(ModelConfig):
             same.
         remat: what the backward pass computes again to save memory: nothing, everything in a layer,
             or all but its matrix products (`'dots'`).
-        attention_implementation: `'auto'`, `'xla'`, or a fused kernel: `'splash'` on TPU, `'cudnn'`
-            on GPU.
+        attention_implementation: `'auto'`, `'xla'`, a fused kernel (`'splash'` on TPU, `'cudnn'` on
+            GPU), or for a mesh that splits the length `'ring'`.
     """
 
     vocab_size: int | None = None
+    vocab_multiple: int = 1
     source_vocab_size: int | None = None
     num_layers: int = 6
     num_encoder_layers: int | None = None
@@ -127,7 +133,7 @@ class TransformerConfig(ModelConfig):
     attention_implementation: Implementation = 'auto'
 
     def __post_init__(self) -> None:
-        for name in ('num_layers', 'embed_dim', 'mlp_dim', 'num_heads'):
+        for name in ('num_layers', 'embed_dim', 'mlp_dim', 'num_heads', 'vocab_multiple'):
             if getattr(self, name) < 1:
                 raise ConfigError(f'{name} must be at least 1, not {getattr(self, name)}')
         optional = ('num_encoder_layers', 'num_decoder_layers', 'key_dim', 'value_dim')
@@ -195,38 +201,6 @@ class TransformerConfig(ModelConfig):
         return source % sizes[0], (source * 7 + 3) % sizes[1]
 
 
-@flax.struct.dataclass
-class TransformerMemory:
-    """An encoded source, made ready once for all decoding steps and all beams.
-
-    Attributes:
-        layers: keys and values for each decoder layer.
-        params: the parameters of each decoder layer, taken from the stack and cast to `dtype`.
-        segments: `[batch, source_length]`, or `None`: every position is real.
-    """
-
-    layers: tuple[KeysValues, ...]
-    params: tuple[Any, ...]
-    segments: jax.Array | None
-
-
-@flax.struct.dataclass
-class TransformerCache:
-    """What the decoder has read so far.
-
-    Attributes:
-        layers: keys and values of each decoder layer; `max_length` slots, or `max_length * beams`.
-        position: int32 scalar, the number of time steps read.
-        ancestry: `None` without beams; else `[batch, beams, max_length]` int32: in which beam's
-            slot each hypothesis stood at each time step. Slots never move: reordering the beams
-            only permutes this table.
-    """
-
-    layers: tuple[KeysValues, ...]
-    position: jax.Array
-    ancestry: jax.Array | None = None
-
-
 class Transformer(nn.Module):
     """The encoder-decoder, a `models.base.Seq2Seq`. `TransformerConfig(...).build()` makes it."""
 
@@ -239,7 +213,7 @@ class Transformer(nn.Module):
         assert c.vocab_size is not None
 
         def embedding(size: int) -> Embedding:
-            return Embedding(size, c.embed_dim, c.scale_embeddings, dtype)
+            return Embedding(size, c.embed_dim, c.scale_embeddings, dtype, c.vocab_multiple)
 
         if c.tie == 'all':
             self.embedding = embedding(c.vocab_size)
@@ -261,10 +235,12 @@ class Transformer(nn.Module):
             self.encoder_norm = LayerNorm(c.norm_epsilon)
             self.decoder_norm = LayerNorm(c.norm_epsilon)
         if c.tie == 'none':
-            self.output = Linear((c.vocab_size,), ('embed',), ('vocab',), False, dtype)
+            names, size = ('embed',), (c.vocab_size,)
+            self.output = Linear(size, names, ('vocab',), False, dtype, c.vocab_multiple)
         if c.final_logit_bias:
-            zeros = named(nn.initializers.zeros, 'vocab')
-            self.logit_bias = self.param('logit_bias', zeros, (c.vocab_size,), jnp.float32)
+            zeros = padded(nn.initializers.zeros, 'vocab', axis=0, multiple=c.vocab_multiple)
+            bias = self.param('logit_bias', zeros, (c.vocab_size,), jnp.float32)
+            self.logit_bias = without_padding(bias, (c.vocab_size,))
 
     def __call__(
         self,
@@ -385,14 +361,15 @@ class Transformer(nn.Module):
         mask: jax.Array,
     ) -> tuple[jax.Array, tuple[KeysValues, ...]]:
         """Runs new tokens through the decoder layers, each with its own memory and cache."""
-        x = self._embed(tokens, None, positions[None], train=False, side='target')
-        real = None if memory.segments is None else (memory.segments > 0)[:, None, None]
-        layers, new = self.decoder.bind_layers(memory.params), []
-        for layer, keys_values, cache in zip(layers, memory.layers, caches, strict=True):
-            x, cache = layer.extend(x, keys_values, real, cache, slot, mask)
-            new.append(cache)
-        self.decoder.collect(layers)
-        return self.unembed(self._finish_decoder(x)), tuple(new)
+        with whole('length'):  # a token or a few
+            x = self._embed(tokens, None, positions[None], train=False, side='target')
+            real = None if memory.segments is None else (memory.segments > 0)[:, None, None]
+            layers, new = self.decoder.bind_layers(memory.params), []
+            for layer, keys_values, cache in zip(layers, memory.layers, caches, strict=True):
+                x, cache = layer.extend(x, keys_values, real, cache, slot, mask)
+                new.append(cache)
+            self.decoder.collect(layers)
+            return self.unembed(self._finish_decoder(x)), tuple(new)
 
     def _encode(
         self,
