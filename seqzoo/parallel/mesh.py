@@ -11,12 +11,11 @@ from typing import Any
 
 import jax
 import numpy as np
-from flax import linen as nn
 from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from seqzoo.errors import UserError
-from seqzoo.parallel.axes import DEFAULT_RULES, Rules, partition_spec
+from seqzoo.parallel.storage import shardings_of as shardings_of  # it is offered here too
 
 MESH_AXES = ('data', 'fsdp', 'tensor', 'sequence')
 BATCH_AXES = ('data', 'fsdp')
@@ -142,30 +141,6 @@ def rows_sharding(mesh: Mesh) -> NamedSharding:
 def row_shards(mesh: Mesh) -> int:
     """Into how many parts the rows of a batch are split."""
     return math.prod(mesh.shape[a] for a in BATCH_AXES)
-
-
-def shardings_of(boxed: Any, mesh: Mesh, rules: Rules = DEFAULT_RULES) -> Any:
-    """One `NamedSharding` per leaf of an abstract `init` result whose parameters carry axis names.
-
-    A dimension that the mesh does not divide stays whole.
-    """
-
-    def place(leaf: Any) -> NamedSharding:
-        if not isinstance(leaf, nn.LogicallyPartitioned):
-            return replicated(mesh)
-        spec = partition_spec(leaf.names, rules, mesh)
-        kept = [
-            axes if size % _ways(axes, mesh) == 0 else None
-            for size, axes in zip(leaf.value.shape, spec, strict=True)
-        ]
-        return NamedSharding(mesh, PartitionSpec(*kept))
-
-    return jax.tree.map(place, boxed, is_leaf=lambda x: isinstance(x, nn.LogicallyPartitioned))
-
-
-def _ways(axes: str | tuple[str, ...] | None, mesh: Mesh) -> int:
-    names = (axes,) if isinstance(axes, str) else (axes or ())
-    return math.prod(mesh.shape[a] for a in names)
 
 
 def put_rows(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
