@@ -98,6 +98,11 @@ def true_shape(leaf: Any) -> tuple[int, ...]:
     return tuple(meta.unbox(leaf).shape)
 
 
+def true_count(boxed: Any) -> int:
+    """The number of parameters in boxes, of shapes or arrays, without padding."""
+    return sum(math.prod(true_shape(leaf)) for leaf in jax.tree.leaves(boxed, is_leaf=_box))
+
+
 def true_size(params: Any, boxed: Any) -> Any:
     """Parameters as everyone else knows them, without padding: what is exported.
 

@@ -1,5 +1,6 @@
 """From an experiment and a folder to a trained run: everything around the loop."""
 
+import functools
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,11 +14,13 @@ from seqzoo.parallel import agreement
 from seqzoo.parallel.compile import check_strategy, compile_train_step
 from seqzoo.parallel.mesh import build_mesh, put_rows, row_shards
 from seqzoo.parallel.rows import row_share
+from seqzoo.parallel.storage import true_count
 from seqzoo.tasks.base import Prepared, Runtime
 from seqzoo.training.averaging import Snapshots
 from seqzoo.training.checkpoint import Checkpoints
 from seqzoo.training.clock import Clock
 from seqzoo.training.events import EventLog, read_events
+from seqzoo.training.lengths import refuse_uneven_lengths
 from seqzoo.training.lock import RunLock
 from seqzoo.training.loop import History, Improvement, Loop
 from seqzoo.training.progress import Mode, Progress
@@ -95,7 +98,9 @@ def train(
         raise UserError(
             f'--require {require}: JAX runs on {backend} here; see seqzoo doctor for what it finds.'
         )
-    check_strategy(experiment.strategy, build_mesh(experiment.mesh))
+    mesh = build_mesh(experiment.mesh)
+    check_strategy(experiment.strategy, mesh)
+    refuse_uneven_lengths(experiment.batch, mesh)
     with ExitStack() as stack:
         clock = stack.enter_context(Clock())
         lock = RunLock(run)  # one for all processes
@@ -198,7 +203,7 @@ def _train(
     bar = stack.enter_context(Progress(config.steps, start=start, mode=mode if writer else 'none'))
     if restored is not None and fork_from is not None:
         bar.announce(f'{run} has checkpoints of its own: --fork-from is left out')
-    for line in _opening(experiment, state, plan, mesh, start):
+    for line in _opening(experiment, plan, mesh, start):
         bar.announce(line)
     events.write(
         'start',
@@ -247,10 +252,10 @@ def _train(
     return TrainResult(status, int(state.step), run)  # type: ignore[arg-type]
 
 
-def _opening(
-    experiment: Experiment, state: TrainState, plan: Any, mesh: Any, start: int
-) -> list[str]:
-    parameters = sum(leaf.size for leaf in jax.tree.leaves(state.params))
+def _opening(experiment: Experiment, plan: Any, mesh: Any, start: int) -> list[str]:
+    model = experiment.model
+    init = functools.partial(jax.eval_shape, model.build().init, jax.random.key(0))
+    parameters = true_count(init(*model.example_inputs())['params'])
     lines = [
         f'{parameters:,} parameters on {mesh.size} {jax.default_backend()} '
         f'device{"s" if mesh.size > 1 else ""}; {plan.steps_per_epoch:,} steps an epoch in '

@@ -28,6 +28,7 @@ from seqzoo.parallel.storage import (
     padded,
     shardings_of,
     stored_size,
+    true_count,
     true_size,
     without_padding,
 )
@@ -162,7 +163,7 @@ def initialized(config):
 
 
 def test_counts_and_tables_speak_of_the_true_size():
-    assert count_parameters(WIDE) == count_parameters(TINY)
+    assert count_parameters(WIDE) == count_parameters(TINY) == true_count(abstract(WIDE))
     assert render_parameter_table(parameter_table(WIDE)) == render_parameter_table(
         parameter_table(TINY)
     )
