@@ -40,12 +40,12 @@ class CompileWatch:
     def __exit__(self, *exception: object) -> None:
         monitoring.unregister_event_duration_listener(self._hear)
 
-    def _hear(self, event: str, duration: float, **facts: Any) -> None:
+    def _hear(self, event: str, duration_secs: float, **facts: Any) -> None:
         if not event.startswith(_COMPILATION) or threading.get_ident() != self._thread:
             return
         # A program may be compiled while another is traced: the same second counts once.
         now = time.monotonic()
-        self.seconds += max(0.0, now - max(now - duration, self._counted_to))
+        self.seconds += max(0.0, now - max(now - duration_secs, self._counted_to))
         self._counted_to = now
         if event == _XLA:
             self.programs.append(str(facts.get('fun_name', '')))
@@ -70,7 +70,7 @@ class Clock:
     """
 
     def __init__(self) -> None:
-        self.spent = dict.fromkeys(KINDS, 0.0)
+        self.spent: dict[str, float] = dict.fromkeys(KINDS, 0.0)
         self.earlier: dict[str, float] = {}
         self.watch = CompileWatch()
         self._started = self._lap = self._began = time.monotonic()
@@ -122,7 +122,7 @@ class Clock:
 
     def so_far(self) -> dict[str, float]:
         """`earlier` for the next process: what a checkpoint carries."""
-        names = dict.fromkeys([*KINDS, *self.earlier])
+        names: list[str] = list(dict.fromkeys([*KINDS, *self.earlier]))
         found = {k: self.spent.get(k, 0.0) + self.earlier.get(k, 0.0) for k in names}
         return {name: round(seconds, 3) for name, seconds in found.items()}
 

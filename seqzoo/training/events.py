@@ -260,7 +260,9 @@ class _Scalars:
         finally:
             if absent:
                 del sys.modules['torch']
-        self._event, self._summary = event_pb2.Event, summary_pb2.Summary
+        events: Any = event_pb2  # its names are made when it is imported
+        summaries: Any = summary_pb2
+        self._event, self._summary = events.Event, summaries.Summary
         self._checksum = masked_crc32c
         folder.mkdir(parents=True, exist_ok=True)
         now = time.time()
@@ -269,7 +271,7 @@ class _Scalars:
         self._file = os.open(folder / name, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
         self._append(wall_time=now, file_version='brain.Event:2')
         if purge_step is not None:  # TensorBoard hides what other files say from this step on
-            start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
+            start = events.SessionLog(status=events.SessionLog.START)
             self._append(wall_time=now, step=purge_step, session_log=start)
 
     def write(self, step: int, when: float, numbers: Mapping[str, float]) -> None:

@@ -68,6 +68,7 @@ class StepGuard:
 
     specs: Sequence[Mapping[str, ArraySpec]]
     _seen: dict[Any, _Leaves] = field(default_factory=dict)
+    _types: dict[Any, Any] = field(default_factory=dict)
     _state: _Leaves = field(default_factory=dict)
     _last_state: Any = None
     _is_new: bool = False
@@ -108,7 +109,15 @@ class StepGuard:
         return _sentence({name: leaves[name] for name in strong}, strong)
 
     def _batch_complaint(self, arrays: Mapping[str, Any], placed: Any) -> str:
-        kind = tuple((k, np.shape(v), getattr(v, 'dtype', type(v))) for k, v in arrays.items())
+        kind = tuple(
+            (name, getattr(x, 'shape', ()), getattr(x, 'dtype', type(x)))
+            for name, x in arrays.items()
+        )
+        # Nearly always all is as it was: that must take no time.
+        types = [_type(x) for x in jax.tree.leaves(placed)]
+        if types == self._types.get(kind):
+            return ''
+        self._types[kind] = types
         on_device = _leaves(placed, 'batch')
         if kind in self._seen:
             wanted, self._seen[kind] = self._seen[kind], on_device
@@ -124,6 +133,12 @@ class StepGuard:
             key=lambda spec: len(_differing(found, spec)),
         )
         return _sentence(found, nearest)
+
+
+def _type(value: Any) -> Any:
+    """What tells arrays apart, quickly compared."""
+    aval = getattr(value, 'aval', None)
+    return _Leaf.of(value) if aval is None else (aval, value.sharding)
 
 
 def _leaves(tree: Any, root: str) -> _Leaves:
