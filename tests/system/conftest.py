@@ -2,6 +2,11 @@
 
 import contextlib
 import io
+import os
+import socket
+import subprocess
+import sys
+import time
 
 import numpy as np
 import pytest
@@ -100,3 +105,68 @@ def train(seqzoo, corpus, tmp_path):
         )
 
     return run
+
+
+class Launched:
+    """Processes of the command line that work as one, each with its share of eight devices."""
+
+    def __init__(self, words, count, environment):
+        with socket.socket() as free:
+            free.bind(('localhost', 0))
+            address = f'localhost:{free.getsockname()[1]}'
+        self.processes = []
+        for number in range(count):
+            place = ['--coordinator', address, '--processes', count, '--process-id', number]
+            own = words(number) if callable(words) else words
+            command = [sys.executable, '-m', 'seqzoo', *own, *(place if count > 1 else [])]
+            self.processes.append(
+                subprocess.Popen(
+                    [str(word) for word in command],
+                    env=environment,
+                    stdout=subprocess.PIPE,
+                    stderr=subprocess.PIPE,
+                    text=True,
+                    encoding='utf-8',
+                )
+            )
+
+    def ends(self, timeout=400):
+        """How each of them ended; none is left behind."""
+        deadline = time.monotonic() + timeout
+        try:
+            said = [p.communicate(timeout=deadline - time.monotonic()) for p in self.processes]
+        finally:
+            self.kill()
+        return [
+            Outcome(p.returncode, *texts) for p, texts in zip(self.processes, said, strict=True)
+        ]
+
+    def kill(self):
+        for process in self.processes:
+            process.kill()
+            process.wait()
+
+
+@pytest.fixture
+def launch(tmp_path):
+    """Starts the command line in one or several processes of their own.
+
+    The words are those of the command, or a function that gives them for each number.
+    """
+    started = []
+
+    def run(words, count=2, devices=None):
+        flag = '--xla_force_host_platform_device_count'
+        flags = [word for word in os.environ.get('XLA_FLAGS', '').split() if flag not in word]
+        environment = {
+            **os.environ,
+            'XLA_FLAGS': ' '.join([*flags, f'{flag}={devices or 8 // count}']),
+            'JAX_PLATFORMS': 'cpu',
+            'JAX_DISABLE_MOST_OPTIMIZATIONS': '1',  # what takes long here is compiling
+        }
+        started.append(Launched(words, count, environment))
+        return started[-1]
+
+    yield run
+    for launched in started:
+        launched.kill()

@@ -44,6 +44,13 @@ def test_sigterm_after_an_interrupt_stays_an_interruption():
         assert stop.status == 'interrupted'
 
 
+def test_time_that_is_up_is_up_at_once_and_no_interruption():
+    with StopRequest() as stop:
+        assert stop.expire()
+        assert not stop.after(1)
+        assert stop.exit_status == 0
+
+
 def test_outside_the_main_thread_nothing_is_installed():
     before = signal.getsignal(signal.SIGINT)
     seen = []

@@ -22,7 +22,7 @@ from pathlib import Path
 import jax
 jax.config.update('jax_platforms', 'cpu')
 jax.config.update('jax_num_cpu_devices', 2)
-address, rank, folder = sys.argv[1], int(sys.argv[2]), Path(sys.argv[3])
+address, rank, folder, expires = sys.argv[1], int(sys.argv[2]), Path(sys.argv[3]), sys.argv[4:]
 jax.distributed.initialize(address, num_processes=2, process_id=rank)
 import time
 import jax.numpy as jnp
@@ -57,6 +57,8 @@ with Checkpoints(folder) as checkpoints, StopRequest() as stop:
         time.sleep(0.02)
         if step == 5:
             print('running', flush=True)
+        if expires and step == 8 + rank:
+            stop.expire()
         if stop.after(step):
             break
     checkpoints.save(step, state, {'step': step})
@@ -65,14 +67,14 @@ print('stopped', step, stop.status, flush=True)
 """
 
 
-def start(folder: Path) -> list[subprocess.Popen]:
+def start(folder: Path, *more: str) -> list[subprocess.Popen]:
     with socket.socket() as free:
         free.bind(('localhost', 0))
         address = f'localhost:{free.getsockname()[1]}'
     environment = {**os.environ, 'XLA_FLAGS': ''}
     return [
         subprocess.Popen(
-            [sys.executable, '-c', PROGRAM, address, str(rank), str(folder)],
+            [sys.executable, '-c', PROGRAM, address, str(rank), str(folder), *more],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -126,6 +128,17 @@ def test_a_signal_to_one_process_stops_both_after_the_same_step_saved(tmp_path, 
     assert restored.step == int(restored.state['step']) == step
     assert np.isfinite(np.asarray(restored.state['params'])).all()
     assert (tmp_path / str(step) / 'checksums.json').exists()
+
+
+def test_when_time_is_up_on_the_first_both_stop_after_the_same_step_and_nobody_interrupted(
+    tmp_path,
+):
+    children = start(tmp_path, 'expires')
+    first, second = (output.splitlines()[-1].split() for output, _ in finish(children))
+    assert first == second
+    assert first[0] == 'stopped'
+    assert 8 < int(first[1]) < 2000
+    assert first[2] == 'None'
 
 
 def test_two_processes_agree_to_leave_a_damaged_checkpoint_alone(tmp_path):
