@@ -11,7 +11,7 @@ from seqzoo.errors import UserError
 
 # Fields of an experiment that stand by themselves. All others are in a group and have a dot in
 # their option, by which they are told from a command's own options without importing anything.
-TOP_LEVEL_FIELDS = ('seed', 'description')
+TOP_LEVEL_FIELDS = ('seed', 'strategy', 'description')
 
 # How the options begin that say only how a trained run is worked with.
 RUNNING = ('decode.', 'mesh.', 'batch.evaluation-', 'model.attention-implementation')

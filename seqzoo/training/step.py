@@ -62,11 +62,12 @@ def make_train_step(
         first, rest = jax.tree.map(lambda x: x[0], parts), jax.tree.map(lambda x: x[1:], parts)
 
         def add(total: Any, part: Any) -> tuple[Any, Any]:
-            grads, metrics, carry = gradient(state, *part, weights)
+            rows, carry = part
+            grads, metrics, carry = gradient(state, rows, carry, weights)
             return jax.tree.map(jnp.add, total, (grads, metrics)), carry
 
-        *total, carry = gradient(state, *first, weights)
-        (grads, metrics), carries = jax.lax.scan(add, tuple(total), rest)
+        grads, metrics, carry = gradient(state, first[0], first[1], weights)
+        (grads, metrics), carries = jax.lax.scan(add, (grads, metrics), rest)
         join = lambda one, others: _join(jnp.concatenate([one[None], others]))  # noqa: E731
         return grads, metrics, jax.tree.map(join, carry, carries)
 

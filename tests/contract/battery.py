@@ -20,12 +20,19 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 from flax import linen as nn
 from flax.core import meta
 
 import seqzoo.models
 from seqzoo.models.base import ModelConfig, Seq2Seq
+from seqzoo.optimization.schedules import Constant
 from seqzoo.parallel.axes import AXES
+from seqzoo.parallel.compile import STRATEGIES, compile_train_step
+from seqzoo.parallel.mesh import MeshConfig, build_mesh, put_rows
+from seqzoo.tasks.base import Losses, Sums
+from seqzoo.training.state import StateFactory, TrainState
+from seqzoo.training.step import make_train_step
 
 TOLERANCE = 2e-5
 BATCH, LENGTH = 3, 6
@@ -54,6 +61,7 @@ def checks_for(config: ModelConfig) -> list[Check]:
         bfloat16_computes_near_float32_with_float32_parameters_and_logits,
         unrolled_layers_equal_scanned_ones_on_the_same_parameters,
         rematerialised_gradients_equal_plain_ones,
+        every_strategy_takes_the_step_of_one_device,
     ]
     if isinstance(config.build(), Seq2Seq):
         checks += [
@@ -185,6 +193,67 @@ def rematerialised_gradients_equal_plain_ones(config: ModelConfig) -> None:
     inputs, variables = config.example_inputs(BATCH, LENGTH), variables_of(config)
     again = gradients_of(dataclasses.replace(config, remat='dots'), variables, *inputs)
     close(again, gradients_of(config, variables, *inputs))
+
+
+def every_strategy_takes_the_step_of_one_device(config: ModelConfig) -> None:
+    """The real step, with dropout, on rows of unlike weight; each device holds two rows."""
+    devices = jax.devices()
+    weight = np.linspace(0.0, 3.0, 2 * len(devices), dtype=np.float32)
+    inputs = enumerate(config.example_inputs(weight.size, LENGTH))
+    batch = {f'input_{i}': np.asarray(x) for i, x in inputs}
+    batch |= {'rows': np.arange(weight.size, dtype=np.int32), 'weight': weight}
+    wanted, reference = one_step(config, 'jit', devices[:1], batch)
+    for strategy in STRATEGIES:
+        found, loss = one_step(config, strategy, devices, batch)
+        np.testing.assert_allclose(loss, reference, rtol=2e-6, err_msg=strategy)
+        distance = optax.global_norm(jax.tree.map(jnp.subtract, found, wanted))
+        assert distance <= 1e-5 * optax.global_norm(wanted), f'{strategy}: another gradient'
+
+
+class WeightedRows:
+    """As much of a task as a step needs: a loss of whatever the model makes of its inputs."""
+
+    def weights(self, batch: Any) -> dict[str, jax.Array]:
+        return {'loss': jnp.sum(batch['weight'])}
+
+    def loss(
+        self, model: nn.Module, variables: Any, batch: Any, carry: Any, *, key: jax.Array
+    ) -> tuple[Losses, Any]:
+        inputs = [batch[name] for name in sorted(batch) if name.startswith('input_')]
+        output: Any = model.apply(variables, *inputs, train=True, rngs={'dropout': key})
+        logits: Any = model.apply(variables, output.features, method='unembed')
+        squares = jnp.square(jax.nn.log_softmax(logits))
+        total = jnp.sum(jnp.mean(squares, axis=tuple(range(1, squares.ndim))) * batch['weight'])
+        weight = jnp.sum(batch['weight'])
+        return Losses({'loss': total}, {'loss': Sums(jax.lax.stop_gradient(total), weight)}), carry
+
+
+def one_step(config: ModelConfig, strategy: Any, devices: Any, batch: Any) -> tuple[Any, Any]:
+    """The gradient and the loss of a step that begins with `variables_of(config)`."""
+    mesh, model = build_mesh(MeshConfig(), devices), module_of(config)
+    # The state of this optimizer is the last gradient.
+    remember = optax.GradientTransformation(
+        lambda params: jax.tree.map(jnp.zeros_like, params), lambda g, state, params: (g, g)
+    )
+    factory = StateFactory(config, model, remember, mesh, seed=0)
+    variables = jax.tree.map(jnp.copy, dict(variables_of(config)))  # a step takes them
+    params = variables.pop('params')
+    state = TrainState(
+        step=jnp.zeros((), jnp.int32),
+        params=params,
+        variables=variables,
+        carry=(),
+        opt_state=remember.init(params),
+        key=jax.random.key(0),
+        learning_rate_scale=jnp.ones(()),
+    )
+    state = jax.device_put(state, factory.shardings())
+    task: Any = WeightedRows()
+    step = make_train_step(task, model, remember, Constant(rate=0.1).build(1))
+    compiled = compile_train_step(step, mesh, factory.shardings(), strategy=strategy)
+    state, metrics = compiled(state, put_rows(batch, mesh))
+    loss = metrics['loss']
+    return jax.device_get(state.opt_state), float(loss.total / loss.weight)
 
 
 # -------------------------------------------------------------------------------------- Seq2Seq

@@ -1,5 +1,6 @@
 """A run that was stopped and taken up again is the run that was never stopped."""
 
+import importlib
 import json
 
 import jax
@@ -7,6 +8,9 @@ import numpy as np
 import pytest
 
 from seqzoo.training import load_run
+
+# The package offers the function of this name.
+training = importlib.import_module('seqzoo.training.train')
 
 pytestmark = pytest.mark.filterwarnings('ignore')
 
@@ -32,6 +36,33 @@ def test_another_mesh_goes_on_from_the_same_checkpoint_with_the_same_losses(trai
     assert train('parts', '--mesh.data=2', '--mesh.fsdp=2', '--mesh.tensor=2', steps=6).status == 0
     losses = [losses_of(tmp_path / name) for name in ('whole', 'parts')]
     np.testing.assert_allclose(losses[0][-1], losses[1][-1], rtol=1e-4)
+
+
+@pytest.mark.slow  # steps for three strategies and for one device
+def test_one_run_goes_on_under_every_strategy_and_on_one_device(train, tmp_path, monkeypatch):
+    log = '--train.log-every=1'
+    assert train('whole', log, steps=8).status == 0
+    ways = ('jit', 'pmap', 'shard_map')
+    for steps, strategy in enumerate(ways, start=1):
+        way = [f'--strategy={strategy}', '--mesh.data=8', '--mesh.fsdp=1']
+        assert train('parts', log, *way, steps=2 * steps).status == 0
+    build, one = training.build_mesh, jax.devices()[:1]
+    monkeypatch.setattr(training, 'build_mesh', lambda config: build(config, one))
+    assert train('parts', log, '--strategy=pmap', '--mesh.fsdp=1', steps=8).status == 0
+    losses = [losses_of(tmp_path / name) for name in ('whole', 'parts')]
+    assert len(losses[1]) == 8
+    np.testing.assert_allclose(*losses, rtol=1e-5)
+
+
+def test_a_mesh_that_a_strategy_cannot_do_is_refused_before_anything_is_written(train, tmp_path):
+    refused = train('run', '--strategy=pmap')  # the mesh splits parameters
+    assert refused.status == 2
+    assert 'fsdp = 8' in refused.err
+    assert '--strategy jit' in refused.err
+    assert not (tmp_path / 'run').exists()
+    unknown = train('run', '--strategy=pjit')
+    assert unknown.status == 2
+    assert 'jit or shard_map or pmap' in unknown.err
 
 
 def losses_of(path):

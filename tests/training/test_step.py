@@ -1,4 +1,4 @@
-"""The one step: it does not matter how a batch is cut, over devices or over time."""
+"""The one step on one device; tests/parallel/test_strategies.py lays it over several."""
 
 import dataclasses
 
@@ -38,10 +38,9 @@ def batch():
     return arrays
 
 
-def one_step(batch, *, accumulation=1, optimizer=PLAIN, config=CONFIG, steps=1, **mesh):
-    """Parameters and metrics after some steps on a mesh."""
-    count = int(np.prod([abs(size) for size in mesh.values()])) if mesh else 1
-    mesh = build_mesh(MeshConfig(**(mesh or {'data': 1})), jax.devices()[:count])
+def one_step(batch, *, accumulation=1, optimizer=PLAIN, config=CONFIG, steps=1):
+    """Parameters and metrics after some steps."""
+    mesh = build_mesh(MeshConfig(data=1), jax.devices()[:1])
     model, transformation = config.build(), optimizer.build()
     factory = StateFactory(config, model, transformation, mesh, seed=0)
     step = make_train_step(
@@ -74,25 +73,6 @@ def assert_same(found, wanted):
 
 def test_accumulation_takes_the_same_step_with_the_same_dropout(batch, reference):
     assert_same(one_step(batch, accumulation=4), reference)
-
-
-@pytest.mark.parametrize(
-    'mesh',
-    [
-        {'data': 8},
-        {'fsdp': 8, 'data': 1},
-        pytest.param({'data': 2, 'fsdp': 2, 'tensor': 2}, marks=pytest.mark.slow),
-        pytest.param({'data': 4, 'tensor': 2}, marks=pytest.mark.slow),
-    ],
-    ids=lambda mesh: 'x'.join(f'{size}{axis}' for axis, size in mesh.items()),
-)
-def test_any_mesh_takes_the_step_of_one_device(batch, reference, mesh):
-    assert_same(one_step(batch, **mesh), reference)
-
-
-@pytest.mark.slow
-def test_a_mesh_and_accumulation_together_take_the_same_step(batch, reference):
-    assert_same(one_step(batch, data=4, accumulation=4), reference)
 
 
 def test_dropout_is_really_on(batch, reference):
