@@ -1,0 +1,1 @@
+"""Weights in and out: other frameworks' names and layouts, as NumPy arrays."""
