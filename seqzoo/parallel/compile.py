@@ -23,11 +23,16 @@ STRATEGIES: tuple[Strategy, ...] = get_args(Strategy)
 
 
 def check_strategy(strategy: Strategy, mesh: Mesh) -> None:
-    """Raises `UserError` if `strategy` cannot run on `mesh`."""
+    """Raises `UserError` if `strategy` cannot run on `mesh`, or not in several processes."""
     if strategy not in STRATEGIES:
         raise UserError(f"strategy must be 'jit', 'shard_map' or 'pmap', not {strategy!r}.")
     if strategy == 'jit':
         return
+    if strategy == 'pmap' and jax.process_count() > 1:
+        raise UserError(
+            f'strategy pmap works in one process, and there are {jax.process_count()}; take '
+            '--strategy shard_map, which runs the same program on every device.'
+        )
     split = [axis for axis, size in mesh.shape.items() if axis != 'data' and size > 1]
     if split:
         sizes = ', '.join(f'{axis} = {mesh.shape[axis]}' for axis in split)

@@ -18,7 +18,7 @@ from seqzoo.layers.dropout import Dropout
 from seqzoo.models.transformer import TransformerConfig
 from seqzoo.optimization.schedules import Constant
 from seqzoo.parallel.axes import axis_rules, sum_over_shards
-from seqzoo.parallel.compile import compile_for_rows, compile_train_step
+from seqzoo.parallel.compile import check_strategy, compile_for_rows, compile_train_step
 from seqzoo.parallel.mesh import MeshConfig, build_mesh, put_rows
 from seqzoo.tasks.base import Losses, Sums
 from seqzoo.tasks.translation import Translation
@@ -292,3 +292,10 @@ def test_a_mesh_that_a_strategy_cannot_do_is_refused_with_the_remedy(strategy, a
     assert f'{axis} = 2' in str(refusal.value)
     assert '--strategy jit' in str(refusal.value)
     assert f'--mesh.{axis} 1' in str(refusal.value)
+
+
+def test_pmap_in_several_processes_is_refused_with_the_remedy(monkeypatch):
+    monkeypatch.setattr(jax, 'process_count', lambda: 2)
+    with pytest.raises(UserError, match='--strategy shard_map'):
+        check_strategy('pmap', build_mesh(MeshConfig()))
+    check_strategy('shard_map', build_mesh(MeshConfig()))
