@@ -95,7 +95,9 @@ def save_prepared(prepared: Prepared, run_dir: Path) -> None:
     """Keeps the tokenizer, and the fingerprints by which later data is recognised."""
     prepared.save(run_dir)
     text = json.dumps(prepared.identity, indent=2) + '\n'
-    (run_dir / IDENTITY).write_text(text, encoding='utf-8')
+    partial = run_dir / f'.{IDENTITY}.part'
+    partial.write_text(text, encoding='utf-8')
+    partial.replace(run_dir / IDENTITY)
 
 
 def refuse_other_data(prepared: Prepared, run_dir: Path) -> None:

@@ -118,11 +118,8 @@ def train(
             )
         )
         agreement.same_everywhere(str(prepared.identity), f'the data is {_OTHER_DATA}')
-        resolved = replace(experiment, model=experiment.task.resolve(experiment.model, prepared))
-        if not is_new:
-            refuse_differences(load_experiment_of(run), resolved, run)
-            refuse_other_data(prepared, run)
-        _refuse_idle_steps(experiment)
+        # Together: nobody may still read what the first process is about to write anew.
+        resolved = agreement.together(lambda: _checked(experiment, prepared, run, is_new))
         plan = experiment.task.plan(prepared, experiment.batch, experiment.seed)
         # Only now, when all input is known to be good, does the folder become this run's.
         agreement.first_does(lambda: save_prepared(prepared, run))
@@ -132,6 +129,16 @@ def train(
         return _train(
             resolved, prepared, plan, run, stack, lock, clock, progress, profile_steps, fork_from
         )
+
+
+def _checked(experiment: Experiment, prepared: Prepared, run: Path, is_new: bool) -> Experiment:
+    """The experiment with everything resolved, if it is that of the run."""
+    resolved = replace(experiment, model=experiment.task.resolve(experiment.model, prepared))
+    if not is_new:
+        refuse_differences(load_experiment_of(run), resolved, run)
+        refuse_other_data(prepared, run)
+    _refuse_idle_steps(experiment)
+    return resolved
 
 
 def _train(
