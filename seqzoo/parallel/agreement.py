@@ -14,6 +14,8 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh, PartitionSpec
 
 from seqzoo.errors import UserError
 
@@ -105,6 +107,31 @@ def same_everywhere(value: str, complaint: str) -> None:
     for number, other in enumerate(values := gather(value)):
         if other != values[0]:
             raise UserError(complaint.format(other=f'process {number}'))
+
+
+def connect(mesh: Mesh) -> None:
+    """Lets the devices of all processes connect, while all of these have nothing else to do.
+
+    Gloo, which carries collectives between CPUs, connects a group of devices when it is first
+    needed, and gives up after half a minute; compiling may keep a process busy for longer.
+    """
+    if not several() or jax.default_backend() != 'cpu':
+        return
+    gather('')
+    names = [name for name in mesh.axis_names if mesh.shape[name] > 1]
+    for size in range(1, len(names) + 1):
+        for axes in itertools.combinations(names, size):
+            jax.block_until_ready(_sum_over(mesh, axes)())
+
+
+def _sum_over(mesh: Mesh, axes: tuple[str, ...]) -> Callable[[], jax.Array]:
+    def count() -> jax.Array:
+        return jax.lax.psum(jnp.ones(()), axes)
+
+    everywhere = PartitionSpec()
+    return jax.jit(
+        jax.shard_map(count, mesh=mesh, in_specs=(), out_specs=everywhere, check_vma=False)
+    )
 
 
 def _tried(function: Callable[[], T]) -> tuple[T | None, Exception | None]:

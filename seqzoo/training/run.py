@@ -204,6 +204,7 @@ def load_run(
     refuse_other_data(prepared, run_dir)
     resolved = experiment.task.resolve(experiment.model, prepared)
     model, mesh = resolved.build(), _mesh(saved.mesh, experiment.mesh)
+    agreement.connect(mesh)
     factory = StateFactory(resolved, model, experiment.optimizer.build(), mesh, experiment.seed)
     abstract = factory.abstract()
     part = {'params': abstract.params, 'variables': abstract.variables}

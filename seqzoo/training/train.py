@@ -157,6 +157,7 @@ def _train(
     metric, best_mode = task.best_metric
     writer = jax.process_index() == 0
     mesh = build_mesh(experiment.mesh)
+    agreement.connect(mesh)
     model, transformation = experiment.model.build(), experiment.optimizer.build()
     factory = StateFactory(experiment.model, model, transformation, mesh, experiment.seed)
     checkpoints = stack.enter_context(
@@ -180,11 +181,10 @@ def _train(
             state = replace(state, params=_forked(fork_from, state))
     start = int(state.step)
     events = stack.enter_context(EventLog(run, enabled=writer))
-    lost = 0.0
-    if restored is not None:
-        lost = events.resume(start)
-        before = sum(event.get('lost_seconds', 0.0) for event in read_events(run, 'start'))
-        clock.earlier = {**restored.meta.get('spent', {}), 'lost': before + lost}
+    lost = events.resume(start)  # also where a run ended before its first checkpoint
+    before = sum(event.get('lost_seconds', 0.0) for event in read_events(run, 'start'))
+    spent = {} if restored is None else restored.meta.get('spent', {})
+    clock.earlier = {**spent, 'lost': before + lost} if before or lost or spent else {}
     shardings = factory.shardings()
     step = make_train_step(
         task,
