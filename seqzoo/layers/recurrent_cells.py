@@ -136,7 +136,28 @@ def per_gate_orthogonal(
     key: jax.Array, shape: tuple[int, ...], dtype: Any = jnp.float32
 ) -> jax.Array:
     """Orthogonal for each `[in, hidden]` in `[in, gates, hidden]`."""
-    return _per_gate(nn.initializers.orthogonal(), key, shape, dtype)
+    return _per_gate(orthogonal, key, shape, dtype)
+
+
+def orthogonal(key: jax.Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> jax.Array:
+    """A random matrix with orthonormal rows or columns, whichever are fewer.
+
+    A product of Householder reflections (Stewart 1980), which is uniform over such matrices. A QR
+    factorization would call LAPACK, which on CPU may wait for ever when several factorizations of
+    one program need the threads of a small machine at once.
+    """
+    n, m = max(shape), min(shape)
+    vectors = jax.random.normal(key, (m, n), dtype)
+    index = jnp.arange(n)
+
+    def reflect(i: jax.Array, q: jax.Array) -> jax.Array:
+        k = m - 1 - i
+        v = jnp.where(index >= k, vectors[k], 0)
+        v = v.at[k].add(jnp.copysign(jnp.linalg.norm(v), v[k]))
+        return q - (2 / jnp.sum(jnp.square(v))) * v[:, None] * (v @ q)[None]
+
+    q = jax.lax.fori_loop(0, m, reflect, -jnp.eye(n, m, dtype=dtype) * jnp.sign(jnp.diag(vectors)))
+    return q if shape[0] >= shape[1] else q.T
 
 
 def _per_gate(init: Initializer, key: jax.Array, shape: tuple[int, ...], dtype: Any) -> jax.Array:

@@ -191,13 +191,13 @@ def test_every_parameter_names_its_axes_and_recurrent_kernels_are_never_split():
 
 def test_the_forget_gate_starts_open_and_kernels_start_as_asked():
     layer = RecurrentLayer(LSTM(hidden_dim=5, forget_bias=1.0), jnp.float32)
-    params = meta.unbox(layer.init(jax.random.key(0), jnp.zeros((1, 2, 4))))['params']
+    params = meta.unbox(jax.jit(layer.init)(jax.random.key(0), jnp.zeros((1, 2, 4))))['params']
     np.testing.assert_array_equal(params['input_bias'], np.eye(4)[1][:, None] * np.ones((4, 5)))
     for gate in range(4):
         kernel = params['recurrent_kernel'][:, gate]
         np.testing.assert_allclose(kernel @ kernel.T, np.eye(5), atol=1e-5)
     layer = RecurrentLayer(GRU(hidden_dim=50, init_scale=0.08), jnp.float32)
-    params = meta.unbox(layer.init(jax.random.key(0), jnp.zeros((1, 2, 4))))['params']
+    params = meta.unbox(jax.jit(layer.init)(jax.random.key(0), jnp.zeros((1, 2, 4))))['params']
     for name in ('input_kernel', 'recurrent_kernel'):
         assert 0.07 < np.abs(params[name]).max() <= 0.08
 
@@ -205,11 +205,15 @@ def test_the_forget_gate_starts_open_and_kernels_start_as_asked():
 # Dropout
 
 
-def train_with(config, x, seed=0, **more):
+def train_with(config, x, seed=0):
     stack = RecurrentStack(config, jnp.float32)
-    params = meta.unbox(stack.init(jax.random.key(0), x))
+    params = meta.unbox(jax.jit(stack.init)(jax.random.key(0), x))
     rngs = {'dropout': jax.random.key(seed)}
-    return stack.apply(params, x, train=True, rngs=rngs, **more), stack.apply(params, x)
+
+    def both(params, x):
+        return stack.apply(params, x, train=True, rngs=rngs), stack.apply(params, x)
+
+    return jax.jit(both)(params, x)
 
 
 @pytest.mark.parametrize(
