@@ -328,7 +328,9 @@ class Loop:
     # What survives
 
     def _save(self, step: int, state: TrainState, metrics: dict[str, Any]) -> None:
-        self._may_be_kept(step, (state.params, state.opt_state, state.variables, state.carry))
+        # Moments need no look: the norm of a gradient that could make one infinite is infinite too,
+        # and such a step is not applied.
+        self._may_be_kept(step, (state.params, state.variables, state.carry))
         numbers = {k: float(v) for k, v in metrics.items() if isinstance(v, int | float)}
         meta = {
             **self.meta(),
@@ -352,8 +354,8 @@ class Loop:
         if not bool(finite):
             self.events.write('non_finite', step)
             raise NonFinite(
-                f'After step {step} the parameters or the state of the optimizer are not finite, '
-                f'though losses and gradients were; {self._kept()}; try a lower learning rate.'
+                f'After step {step} the parameters are not finite, though losses and gradients '
+                f'were; {self._kept()}; try a lower learning rate.'
             )
         self.lock.check()
         agreement.same_everywhere(self.history.digest, _OTHER_EXAMPLES)
