@@ -15,9 +15,9 @@ quotient is the loop's time over the mean of the bare times before and after it;
 processor time, which other programs disturb less.
 
 A save is timed with the device idle: `check` asks the device whether all parameters are finite,
-`save` is the call that gives the state to the writer, after which the next step may begin.
-The writer works on in the background until the checkpoint is committed; its processor time and the
-time until then stand apart.
+`save` is the call that gives the state to the writer, after which the next step may begin. The
+writer works on in the background until the checkpoint is committed; its processor time and the time
+until then stand apart.
 """
 
 import argparse
