@@ -255,10 +255,23 @@ def test_wrong_json_names_the_field(path: list[str], value: Any, words: str) -> 
     assert words in str(caught.value)
 
 
-def test_a_missing_field_is_named() -> None:
-    tree = json.loads(configuration.to_json(Run()))
-    del tree['train']['steps']
-    with pytest.raises(UserError, match=r'train\.steps is missing'):
+@dataclass(frozen=True)
+class Data:
+    folder: str
+    shuffle: bool = True
+
+
+def test_a_configuration_older_than_a_field_takes_the_default_of_the_field() -> None:
+    old = Run(train=Train(steps=7))
+    tree = json.loads(configuration.to_json(old))
+    del tree['train']['clip'], tree['model']['kernels'], tree['stack']
+    assert configuration.from_json(json.dumps(tree)) == old
+
+
+def test_a_missing_field_without_a_default_is_named() -> None:
+    tree = json.loads(configuration.to_json(Data('here')))
+    del tree['folder']
+    with pytest.raises(UserError, match='folder is missing'):
         configuration.from_json(json.dumps(tree))
     with pytest.raises(UserError, match='not JSON'):
         configuration.from_json('{')

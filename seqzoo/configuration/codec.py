@@ -3,6 +3,9 @@
 Each dataclass becomes an object whose `"@type"` is `module:QualName`. A type that a configuration
 file defines itself has `<config>` for its module, because the file moves: a run keeps a copy, and
 `from_json` is told where.
+
+A saved configuration may be older than the code: a field that has been added since takes its
+default, which for that reason has to mean what was done before there was a choice.
 """
 
 import dataclasses
@@ -148,6 +151,7 @@ def _decode(value: Any, path: str, config_file: Path | None) -> Any:
         return {key: _decode(item, f'{path}.{key}', config_file) for key, item in value.items()}
     kind = _find_type(value[_TYPE], path, config_file)
     fields, where = annotations.fields(kind), f'{path}.' if path else ''
+    added = annotations.with_defaults(kind)
     for name in value:
         if name != _TYPE and name not in fields:
             known = nearest(name, fields)
@@ -157,6 +161,8 @@ def _decode(value: Any, path: str, config_file: Path | None) -> Any:
     changes = {}
     for name, annotation in fields.items():
         if name not in value:
+            if name in added:
+                continue
             raise UserError(f'{where}{name} is missing from the saved configuration')
         decoded = _decode(value[name], f'{where}{name}', config_file)
         try:

@@ -25,7 +25,7 @@ def pair(name, seed=0):
     """A torch module, and the configuration that is the same network."""
     layers, directions, *_, inputs, hidden = SIZES[name]
     torch.manual_seed(seed)
-    common = dict(batch_first=True, bidirectional=directions == 2, num_layers=layers)
+    common = {'batch_first': True, 'bidirectional': directions == 2, 'num_layers': layers}
     module, cell = {
         'elman': lambda: (torch.nn.RNN, Elman(hidden_dim=hidden, biases=2)),
         'relu': lambda: (torch.nn.RNN, Elman(hidden_dim=hidden, biases=2, activation='relu')),
@@ -94,7 +94,7 @@ def test_outputs_states_and_gradients_are_those_of_torch(name, ragged):
 
     run = jax.jit(jax.value_and_grad(objective, (0, 1), has_aux=True))
     (value, ours), (d_params, d_x) = run(params, x)
-    close = dict(rtol=1e-5, atol=1e-5)
+    close = {'rtol': 1e-5, 'atol': 1e-5}
     np.testing.assert_allclose(value, loss.item(), **close)
     np.testing.assert_allclose(ours.features, theirs.detach().numpy(), **close)
     for state, expected in last.items():
