@@ -116,6 +116,7 @@ def watched(address):
 @pytest.mark.parametrize('dead', [0, 1])
 def test_a_death_ends_all_others_whatever_they_wait_for(watched, dead, capfd):
     circles, watches, ends = watched
+    watches[dead]._judge = lambda *news: None  # the dead pass nothing on
     for connection in circles[dead].connections.values():  # as the kernel does for the dead
         connection.shutdown(socket.SHUT_RDWR)
     living = {0, 1, 2} - {dead}
