@@ -20,6 +20,7 @@ import logging
 import os
 import shutil
 import sys
+import time
 import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -68,6 +69,8 @@ def _ignore_closed_loops() -> None:
 
     sys.excepthook = without_closed_loops
 
+
+_LAST_WORDS_SECONDS = 1.0
 
 logging.getLogger('absl').addFilter(_WithoutOrbax())
 logging.getLogger('asyncio').addFilter(_WithoutTensorStore())
@@ -374,6 +377,9 @@ class Checkpoints:
             # which also clears away the half-written folder.
             self._saving = None
             self._manager = self._open()
+            # Its threads report until their writes have failed too, past every hook once Python
+            # has begun to end.
+            time.sleep(_LAST_WORDS_SECONDS)
             kept = _listed(self.steps())
             raise UserError(
                 f'the checkpoint of step {step} could not be saved in {self.folder} '

@@ -160,7 +160,7 @@ def damage(checkpoint):
 @pytest.mark.parametrize('kind', [['--batch.fitted-buckets=2'], ['--batch.packing=true']])
 def test_kills_at_random_moments_change_nothing(words, launch, tmp_path, kind):
     """SEQZOO_KILL_ROUNDS sets how often, SEQZOO_KILL_PROCESSES how many processes take part."""
-    rounds = int(os.environ.get('SEQZOO_KILL_ROUNDS', '3'))
+    rounds = int(os.environ.get('SEQZOO_KILL_ROUNDS', '2'))
     count = int(os.environ.get('SEQZOO_KILL_PROCESSES', '1'))
     steps = 40 * rounds
     more = [*kind, '--train.checkpoint-every=3', '--model.dropout-rate=0.1']
