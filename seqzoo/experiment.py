@@ -29,6 +29,21 @@ WAYS_TO_RUN = (
 )
 
 
+_LEAST = {
+    'steps': 1,
+    'accumulation': 1,
+    'log_every': 1,
+    'evaluate_every': 0,
+    'checkpoint_every': 1,
+    'keep': 1,
+    'keep_best': 0,
+    'snapshot_every': 0,
+    'keep_snapshots': 1,
+    'early_stopping': 1,
+    'plateau_patience': 1,
+}
+
+
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
     """How long a run trains, and how often it does what.
@@ -77,9 +92,16 @@ class TrainConfig:
     on_recompile: Literal['refuse', 'report'] = 'refuse'
 
     def __post_init__(self) -> None:
-        for name in ('steps', 'accumulation', 'log_every', 'checkpoint_every', 'keep'):
-            if getattr(self, name) < 1:
-                raise UserError(f'train.{name} must be at least 1, not {getattr(self, name)}.')
+        for name, least in _LEAST.items():
+            value = getattr(self, name)
+            if value is not None and value < least:
+                raise UserError(f'train.{name} must be at least {least}, not {value}.')
+        if self.max_minutes is not None and not self.max_minutes > 0:
+            raise UserError(f'train.max_minutes must be above 0, not {self.max_minutes}.')
+        if not 0 < self.plateau_factor <= 1:
+            raise UserError(
+                f'train.plateau_factor must be above 0 and at most 1, not {self.plateau_factor}.'
+            )
         if self.non_finite not in ('stop', 'skip'):
             raise UserError(f"train.non_finite must be 'stop' or 'skip', not {self.non_finite!r}.")
         if self.max_gradient_norm is not None and not self.max_gradient_norm > 0:

@@ -123,6 +123,7 @@ class Checkpoints:
         self._read_only = read_only
         self._saving: int | None = None
         self._saving_metrics: dict[str, float] = {}
+        self._gave_up = False
         self._manager = self._open()
 
     def __enter__(self) -> 'Checkpoints':
@@ -189,16 +190,22 @@ class Checkpoints:
 
     def close(self) -> None:
         """Waits for the save in progress and stops the threads behind it."""
+        if self._gave_up:
+            return
         try:
             self.wait()
         finally:
-            self._manager.close()
+            if not self._gave_up:
+                self._manager.close()
 
     # Reading
 
     def steps(self) -> list[int]:
         """The steps of the committed checkpoints, oldest first; nothing is said about damage."""
         self.wait()
+        return self._committed()
+
+    def _committed(self) -> list[int]:
         if not self.folder.is_dir():
             return []
         # A save gets its plain number when it is committed.
@@ -373,14 +380,19 @@ class Checkpoints:
                 raise
             # Orbax leaves writes behind that nobody waits for any more; Python would warn of it.
             warnings.filterwarnings('ignore', 'coroutine .* was never awaited', RuntimeWarning)
-            # The manager believes in the step that failed: start again from what is on the disk,
-            # which also clears away the half-written folder.
             self._saving = None
-            self._manager = self._open()
+            if agreement.several():
+                # The others wait for this process in Orbax's barriers. It must leave, so that they
+                # hear of it; the next start clears away what is half written.
+                self._gave_up = True
+            else:
+                # The manager believes in the step that failed: start again from what is on the
+                # disk, which also clears away the half-written folder.
+                self._manager = self._open()
             # Its threads report until their writes have failed too, past every hook once Python
             # has begun to end.
             time.sleep(_LAST_WORDS_SECONDS)
-            kept = _listed(self.steps())
+            kept = _listed(self._committed())
             raise UserError(
                 f'the checkpoint of step {step} could not be saved in {self.folder} '
                 f'({_cause(error)}); kept are {kept}: make room there and start the run again'

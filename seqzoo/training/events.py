@@ -84,10 +84,11 @@ class EventLog:
         """
         if not self._enabled:
             return 0.0
-        os.close(self._file)
-        lines = self._path.read_text(encoding='utf-8').splitlines(keepends=True)
-        events = [json.loads(line) for line in lines]
-        kept = [line for line, event in zip(lines, events, strict=True) if event['step'] <= step]
+        events = read_events(self._path.parent)
+        lines = self._path.read_text(encoding='utf-8').split('\n')
+        kept = [
+            f'{line}\n' for line, event in zip(lines, events, strict=False) if event['step'] <= step
+        ]
         lost = sum(
             max(0.0, event.get('time', 0.0) - before.get('time', 0.0))
             for before, event in itertools.pairwise(events)
@@ -98,6 +99,7 @@ class EventLog:
             file.writelines(kept)
             file.flush()
             os.fsync(file.fileno())
+        os.close(self._file)
         os.replace(replacement, self._path)
         self._open()
         self._close_tensorboard()
@@ -165,9 +167,11 @@ def read_events(run: Path, kind: str | None = None) -> list[dict[str, Any]]:
     for number, line in enumerate(path.read_text(encoding='utf-8').split('\n')[:-1], start=1):
         try:
             event = json.loads(line)
-        except ValueError as error:
+            if not {'kind', 'step'} <= event.keys():
+                raise ValueError('it has no kind or no step')
+        except (ValueError, AttributeError) as error:
             raise UserError(
-                f'line {number} of {path} is not JSON ({error}); delete that line'
+                f'line {number} of {path} is not JSON of an event ({error}); delete that line'
             ) from error
         if kind is None or event['kind'] == kind:
             events.append(event)

@@ -145,7 +145,8 @@ class Loop:
         if self._is_stale(step):
             return state, status
         self._deferred = DeferredMetrics(every=config.log_every)
-        saved, evaluated = self.checkpoints.latest(), -1
+        # Not the newest in the folder, which may be one that was damaged and passed over.
+        saved, evaluated = step or None, -1
         while step < config.steps:
             batch = next(self.batches)
             self.clock.lap('data')

@@ -44,7 +44,7 @@ def default_cache_dir() -> Path:
 def default_data_dir(stated: str | Path | None) -> Path | None:
     """The data directory that was named, or `SEQZOO_DATA_DIR`, or none."""
     found = stated or os.environ.get('SEQZOO_DATA_DIR')
-    return Path(found) if found else None
+    return local_folder(found, '--data-dir') if found else None
 
 
 def save_experiment(experiment: Experiment, run_dir: Path) -> None:
@@ -68,7 +68,10 @@ def load_experiment_of(run_dir: Path) -> Experiment:
     if not file.is_file():
         raise UserError(f'{run_dir} is not the folder of a run: it has no {EXPERIMENT}.')
     config = run_dir / CONFIG
-    return from_json(file.read_text(encoding='utf-8'), config if config.exists() else None)
+    try:
+        return from_json(file.read_text(encoding='utf-8'), config if config.exists() else None)
+    except UserError as error:
+        raise UserError(f'{file}: {error}') from error
 
 
 def refuse_differences(old: Experiment, new: Experiment, run_dir: Path) -> None:
@@ -100,10 +103,33 @@ def save_prepared(prepared: Prepared, run_dir: Path) -> None:
     partial.replace(run_dir / IDENTITY)
 
 
+def _read_json(file: Path) -> Any:
+    try:
+        return json.loads(file.read_text(encoding='utf-8'))
+    except ValueError as error:
+        raise UserError(
+            f'{file} is damaged ({error}); move it away, and it is written anew.'
+        ) from error
+
+
+def local_folder(path: str | Path, what: str) -> Path:
+    """A path of the file system.
+
+    Raises:
+        UserError: it is an address such as `gs://bucket/run`.
+    """
+    if '://' in str(path):
+        raise UserError(
+            f'{what} {path} is an address and not a folder; mount it (gs:// with gcsfuse, or take '
+            'another file system that all hosts share) and give the path.'
+        )
+    return Path(path)
+
+
 def refuse_other_data(prepared: Prepared, run_dir: Path) -> None:
     """Raises `UserError` if the tokenizer or the training data is not that of the run."""
     file = run_dir / IDENTITY
-    known = json.loads(file.read_text(encoding='utf-8')) if file.exists() else {}
+    known = _read_json(file) if file.exists() else {}
     for name, fingerprint in prepared.identity.items():
         if known.get(name, fingerprint) != fingerprint:
             raise UserError(
@@ -187,7 +213,7 @@ def load_run(
     Raises:
         UserError: no such run, no good checkpoint, or too few snapshots.
     """
-    run_dir = Path(path)
+    run_dir = local_folder(path, 'the run')
     saved = load_experiment_of(run_dir)
     experiment: Experiment = override(saved, overrides)
     refuse_differences(saved, experiment, run_dir)
@@ -300,7 +326,7 @@ def evaluate(
 def record_result(run_dir: Path, result: dict[str, Any]) -> None:
     """Appends a result to `results.json`, which holds a list."""
     file = run_dir / RESULTS
-    results = json.loads(file.read_text(encoding='utf-8')) if file.exists() else []
+    results = _read_json(file) if file.exists() else []
     partial = run_dir / f'.{RESULTS}.part'
     partial.write_text(
         json.dumps([*results, result], indent=2, ensure_ascii=False) + '\n', encoding='utf-8'

@@ -33,6 +33,7 @@ from seqzoo.training.run import (
     default_data_dir,
     has_checkpoint,
     load_experiment_of,
+    local_folder,
     refuse_differences,
     refuse_other_data,
     save_experiment,
@@ -93,7 +94,8 @@ def train(
     Raises:
         UserError: bad data or configuration, another run in the folder, a loss that is not finite.
     """
-    run, backend = Path(run_dir), jax.default_backend()
+    run, backend = local_folder(run_dir, '--run'), jax.default_backend()
+    fork_from = None if fork_from is None else local_folder(fork_from, '--fork-from')
     if require is not None and backend != require:
         raise UserError(
             f'--require {require}: JAX runs on {backend} here; see seqzoo doctor for what it finds.'

@@ -225,3 +225,14 @@ def test_a_disk_without_room_is_one_sentence_for_both_files(tmp_path, monkeypatc
             log.write('train', 2, loss=2.0)
     # What came before is whole, and the half record is gone.
     assert tensorboard_scalars(tmp_path / TENSORBOARD_FOLDER) == [('train/loss', 1, 1.0)]
+
+
+def test_a_damaged_line_is_named_before_anything_is_forgotten(tmp_path):
+    with EventLog(tmp_path, tensorboard=False) as log:
+        log.write('train', 1, loss=2.0)
+    file = tmp_path / 'metrics.jsonl'
+    file.write_text(file.read_text() + '{"kind": "train"}\n')
+    before = file.read_text()
+    with EventLog(tmp_path, tensorboard=False) as log, pytest.raises(UserError, match='line 2 of'):
+        log.resume(1)
+    assert file.read_text() == before

@@ -483,3 +483,16 @@ def test_the_log_stays_json(loop):
     done = loop(changes={3: BAD}, non_finite='skip')
     for line in (done.run / 'metrics.jsonl').read_text().splitlines():
         json.loads(line)
+
+
+def test_a_run_stopped_where_its_checkpoint_was_damaged_saves_it_anew(loop):
+    first = loop(steps=20, checkpoint_every=4, stop_at=6)
+    files = (first.run / 'checkpoints' / '6').rglob('*')
+    largest = max((p for p in files if p.is_file()), key=lambda p: p.stat().st_size)
+    content = bytearray(largest.read_bytes())
+    content[len(content) // 2] ^= 1
+    largest.write_bytes(content)
+    loop(steps=20, checkpoint_every=4, stop_at=6)
+    with Checkpoints(first.run / 'checkpoints', read_only=True) as kept:
+        restored = kept.restore(jax.tree.map(ocp_shape, first_state()))
+    assert restored.step == 6

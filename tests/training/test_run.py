@@ -1,0 +1,42 @@
+"""What a run folder refuses, in words."""
+
+import pytest
+
+from seqzoo.errors import UserError
+from seqzoo.experiment import TrainConfig
+from seqzoo.training.run import IDENTITY, RESULTS, load_run, record_result, refuse_other_data
+
+
+@pytest.mark.parametrize(
+    ('change', 'named'),
+    [
+        ({'early_stopping': 0}, 'early_stopping'),
+        ({'plateau_factor': -1.0}, 'plateau_factor'),
+        ({'plateau_patience': 0}, 'plateau_patience'),
+        ({'max_minutes': -1.0}, 'max_minutes'),
+        ({'keep_best': -1}, 'keep_best'),
+        ({'snapshot_every': -1}, 'snapshot_every'),
+        ({'evaluate_every': -5}, 'evaluate_every'),
+        ({'keep_snapshots': 0}, 'keep_snapshots'),
+    ],
+)
+def test_a_cadence_that_cannot_be_is_refused_by_name(change, named):
+    with pytest.raises(UserError, match=f'train.{named} must be'):
+        TrainConfig(**change)
+
+
+def test_an_address_is_not_taken_for_a_folder():
+    with pytest.raises(UserError, match='is an address and not a folder'):
+        load_run('gs://bucket/run')
+
+
+def test_damaged_small_files_are_named(tmp_path):
+    class Data:
+        identity = {'tokenizer': 'a'}  # noqa: RUF012
+
+    for name in (IDENTITY, RESULTS):
+        (tmp_path / name).write_text('{"half": ')
+    with pytest.raises(UserError, match=f'{IDENTITY} is damaged'):
+        refuse_other_data(Data(), tmp_path)
+    with pytest.raises(UserError, match=f'{RESULTS} is damaged'):
+        record_result(tmp_path, {})
