@@ -1,6 +1,7 @@
 """Two processes of four devices each are one run: the same as one process of eight."""
 
 import json
+import os
 import re
 
 import numpy as np
@@ -9,6 +10,10 @@ import pytest
 # Seconds each on a quiet machine; the limit is for a busy one.
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
+# Two minutes more; packing passes through all that buckets pass through.
+THOROUGH = pytest.mark.skipif(
+    'SEQZOO_THOROUGH' not in os.environ, reason='SEQZOO_THOROUGH=1 runs it too'
+)
 SEARCH = ['--decode.beams=2', '--decode.extra-length=2']
 # Eight devices in two processes, eight in one, and four: the mesh takes what there is.
 MESH = ['--mesh.data=1', '--mesh.fsdp=-1']
@@ -52,10 +57,11 @@ def silent(outcome):
 @pytest.mark.parametrize(
     'kind',
     [
-        ['--batch.fitted-buckets=2', '--model.dropout-rate=0.1'],
-        ['--batch.packing=true', '--train.accumulation=2'],
+        pytest.param(
+            ['--batch.fitted-buckets=2', '--model.dropout-rate=0.1'], id='buckets', marks=THOROUGH
+        ),
+        pytest.param(['--batch.packing=true', '--train.accumulation=2'], id='packing'),
     ],
-    ids=['buckets', 'packing'],
 )
 def test_any_number_of_processes_sees_the_same_examples_and_losses(words, launch, tmp_path, kind):
     well(launch(words('whole', 5, *kind), count=1).ends())
