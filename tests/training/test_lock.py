@@ -1,5 +1,6 @@
 """One writer per run folder, and a dead one never blocks."""
 
+import contextlib
 import errno
 import json
 import os
@@ -56,6 +57,24 @@ def write_holder(run, **changes):
             }
         )
     )
+
+
+@contextlib.contextmanager
+def beating(run):
+    """While it is entered, the holder in the lock file of a run gives signs of life."""
+    stop = threading.Event()
+
+    def beat():
+        while not stop.wait(BEAT):
+            os.utime(run / LOCK_FILE)
+
+    thread = threading.Thread(target=beat)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()
 
 
 def test_a_second_process_is_refused_and_told_who_has_it(tmp_path, holder):
@@ -116,21 +135,10 @@ def test_a_dead_holder_on_another_host_does_not_block(tmp_path):
 
 def test_a_live_holder_on_another_host_is_refused_by_its_heartbeat(tmp_path):
     write_holder(tmp_path)
-    stop = threading.Event()
-
-    def beat():
-        while not stop.wait(BEAT):
-            os.utime(tmp_path / LOCK_FILE)
-
-    thread = threading.Thread(target=beat)
-    thread.start()
-    try:
+    with beating(tmp_path):
         with pytest.raises(UserError, match='process 7 on elsewhere, started 2020'):
             RunLock(tmp_path, heartbeat=BEAT).acquire()
         assert lock_holder(tmp_path).host == 'elsewhere'
-    finally:
-        stop.set()
-        thread.join()
 
 
 def test_a_holder_that_slept_while_another_host_took_over_notices(tmp_path):
@@ -189,19 +197,7 @@ def test_without_locks_a_dead_process_of_this_machine_blocks_for_no_time(tmp_pat
 
 def test_another_machine_of_the_same_name_is_another_machine(tmp_path):
     write_holder(tmp_path, host=socket.gethostname(), machine='another boot', born='12')
-    stop = threading.Event()
-
-    def beat():
-        while not stop.wait(BEAT):
-            os.utime(tmp_path / LOCK_FILE)
-
-    thread = threading.Thread(target=beat)
-    thread.start()
-    try:
-        with pytest.raises(UserError, match='process 7 on'):
-            RunLock(tmp_path, heartbeat=BEAT).acquire()
-    finally:
-        stop.set()
-        thread.join()
+    with beating(tmp_path), pytest.raises(UserError, match='process 7 on'):
+        RunLock(tmp_path, heartbeat=BEAT).acquire()
     with RunLock(tmp_path, heartbeat=BEAT):  # now it beats no more
         pass
