@@ -183,7 +183,7 @@ class Checkpoints:
         """
         with self._failures_named(self._saving):
             self._manager.wait_until_finished()
-        if self._saving is not None and jax.process_index() == 0:
+        if self._saving is not None and agreement.is_first():
             # What the save replaced was worth keeping only until now.
             shutil.rmtree(self.folder / SET_ASIDE, ignore_errors=True)
         self._saving = None
@@ -295,7 +295,7 @@ class Checkpoints:
                 f'{self.folder} has no checkpoint of step {step}; there are {_listed(steps)}'
             )
         found = []
-        first = jax.process_index() == 0
+        first = agreement.is_first()
         for candidate in [step] if step is not None else reversed(steps):
             found_damage = integrity.damage(self.folder / str(candidate)) if first else ''
             reason = agreement.from_first(found_damage)
@@ -361,7 +361,7 @@ class Checkpoints:
         ]
         if not later:
             return
-        if jax.process_index() == 0:
+        if agreement.is_first():
             (self.folder / SET_ASIDE).mkdir(exist_ok=True)
             for old in later:
                 target = self.folder / SET_ASIDE / str(old)

@@ -157,7 +157,7 @@ def _train(
 ) -> TrainResult:
     task, config = experiment.task, experiment.train
     metric, best_mode = task.best_metric
-    writer = jax.process_index() == 0
+    writer = agreement.is_first()
     mesh = build_mesh(experiment.mesh)
     agreement.connect(mesh)
     model, transformation = experiment.model.build(), experiment.optimizer.build()
