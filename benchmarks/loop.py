@@ -32,7 +32,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from machine import facts, quartiles
+from machine import facts, quartiles, ran_on
 from train_step_systems import ROOT, Shape
 
 os.environ.setdefault('JAX_PLATFORMS', 'cpu')
@@ -272,8 +272,7 @@ def _spread(values: list[float]) -> dict[str, Any]:
 
 def table(result: dict[str, Any]) -> str:
     """The result as Markdown."""
-    shape, where, load = result['shape'], result['machine'], result['load_average']
-    versions = ', '.join(f'{k} {v}' for k, v in where['versions'].items() if v)
+    shape = result['shape']
     lines = [
         '# What the training loop adds to a step',
         '',
@@ -283,9 +282,7 @@ def table(result: dict[str, Any]) -> str:
         f'({shape["length"]} + {shape["length"]}) tokens; dropout and label smoothing 0.1, Adam, '
         'float32.',
         '',
-        f'{where["cores"]} cores of {where["processor"]}, {where["system"]}, Python '
-        f'{where["python"]}, {versions}. Load average {load["before"][0]:.1f} before, '
-        f'{load["after"][0]:.1f} after. {result["repeats"]} interleaved rounds of '
+        f'{ran_on(result)} {result["repeats"]} interleaved rounds of '
         f'{result["steps_per_round"]} steps.',
         '',
         '| | s per step: median (quartiles) | least | processor s: median (quartiles) |',

@@ -5,7 +5,7 @@ import os
 import pathlib
 import platform
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 
@@ -25,6 +25,17 @@ def facts(packages: Sequence[str]) -> dict[str, Any]:
         'python': platform.python_version(),
         'versions': versions,
     }
+
+
+def ran_on(result: Mapping[str, Any]) -> str:
+    """The sentences under which a table stands: `machine` (of `facts`) and `load_average`."""
+    where, load = result['machine'], result['load_average']
+    versions = ', '.join(f'{k} {v}' for k, v in where['versions'].items() if v)
+    return (
+        f'{where["cores"]} cores of {where["processor"]}, {where["system"]}, Python '
+        f'{where["python"]}, {versions}. Load average {load["before"][0]:.1f} before, '
+        f'{load["after"][0]:.1f} after.'
+    )
 
 
 def cores() -> int:

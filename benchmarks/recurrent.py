@@ -31,7 +31,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from machine import cores, facts, quartiles
+from machine import cores, facts, quartiles, ran_on
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 RESULTS = ROOT / 'benchmarks' / 'results'
@@ -279,18 +279,14 @@ def _summary(one: Child) -> dict[str, Any]:
 
 def table(result: dict[str, Any]) -> str:
     """The result as Markdown."""
-    shape, machine = result['shape'], result['machine']
-    versions = ', '.join(f'{k} {v}' for k, v in machine['versions'].items() if v)
-    load = result['load_average']
+    shape = result['shape']
     lines = [
         '# One training step of a recurrent stack',
         '',
         f'{shape["layers"]} layers x {shape["hidden"]}, batch {shape["batch"]} x '
         f'{shape["length"]} steps, float32, mean of squares, SGD.',
         '',
-        f'{machine["cores"]} cores of {machine["processor"]}, {machine["system"]}, Python '
-        f'{machine["python"]}, {versions}. Load average {load["before"][0]:.1f} before, '
-        f'{load["after"][0]:.1f} after. {result["repeats"]} interleaved rounds.',
+        f'{ran_on(result)} {result["repeats"]} interleaved rounds.',
         '',
         '| system | ms per step: median (quartiles) | least | processor ms: median | least '
         '| compile s | temporary MB | peak memory MB | parameters |',

@@ -30,7 +30,7 @@ import sys
 from dataclasses import asdict
 from typing import Any
 
-from machine import facts, quartiles
+from machine import facts, quartiles, ran_on
 from train_step_systems import DROPOUT, ROOT, SMOOTHING, Shape
 
 RESULTS = ROOT / 'benchmarks' / 'results'
@@ -121,9 +121,7 @@ def _summary(one: Child, children: list[Child]) -> dict[str, Any]:
 
 def table(result: dict[str, Any]) -> str:
     """The result as Markdown."""
-    shape, where = result['shape'], result['machine']
-    versions = ', '.join(f'{k} {v}' for k, v in where['versions'].items() if v)
-    load = result['load_average']
+    shape = result['shape']
     reference = result['systems'][0]['times_as_fast']['as']
     lines = [
         '# One training step of the Transformer',
@@ -133,9 +131,7 @@ def table(result: dict[str, Any]) -> str:
         f'{shape["batch"]} x ({shape["length"]} + {shape["length"]}) tokens; dropout {DROPOUT}, '
         f'label smoothing {SMOOTHING}, Adam; float32 where not said otherwise.',
         '',
-        f'{where["cores"]} cores of {where["processor"]}, {where["system"]}, Python '
-        f'{where["python"]}, {versions}. Load average {load["before"][0]:.1f} before, '
-        f'{load["after"][0]:.1f} after. {result["repeats"]} interleaved rounds.',
+        f'{ran_on(result)} {result["repeats"]} interleaved rounds.',
         '',
         f'| system | s per step: median (quartiles) | least | processor s | times as fast as '
         f'{reference} | compile s | peak memory GB | parameters |',
