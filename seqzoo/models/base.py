@@ -63,6 +63,70 @@ class LMOutput:
     losses: dict[str, jax.Array] = flax.struct.field(default_factory=dict)
 
 
+@flax.struct.dataclass
+class EncoderOutput:
+    """What an encoder returns.
+
+    Attributes:
+        features: `[batch, length, embed]`, one vector a position, zero at padding.
+        carry: the state after the last position of a recurrent encoder; `()` for others.
+    """
+
+    features: jax.Array
+    carry: Any = ()
+
+
+@runtime_checkable
+class CausalLM(Protocol):
+    """A language model: what it says at a position depends on nothing that comes later.
+
+    `tokens` is what the model reads: the task has shifted it already.
+    """
+
+    def __call__(
+        self,
+        tokens: jax.Array,  # [batch, length] int32
+        *,
+        segments: jax.Array | None = None,  # [batch, length], 1, 2, ... and 0 for padding
+        positions: jax.Array | None = None,
+        carry: Any = (),  # the state that an earlier call returned; `()` begins anew
+        train: bool = False,
+    ) -> LMOutput: ...
+
+    def unembed(self, features: jax.Array) -> jax.Array:
+        """`[..., embed]` -> `[..., vocab]` float32 logits."""
+        ...
+
+    def initial_carry(self, batch: int) -> Any:
+        """The state before the first token, every leaf `[batch, ...]`; `()` without recurrence."""
+        ...
+
+    def init_cache(self, batch: int, max_length: int) -> Cache:
+        """An empty cache for `max_length` tokens, prompts included."""
+        ...
+
+    def extend(
+        self, tokens: jax.Array, lengths: jax.Array, cache: Cache
+    ) -> tuple[jax.Array, Cache]:
+        """Reads the first `lengths` `[batch]` of `tokens` `[batch, n]` after what the cache holds.
+
+        Returns float32 logits `[batch, n, vocab]`; those of places that were not read mean nothing.
+        """
+        ...
+
+
+@runtime_checkable
+class Encoder(Protocol):
+    """One vector for each position of an input that is known as a whole.
+
+    What the input is (ids `[batch, length]`, numbers `[batch, length, features]`) the model says.
+    """
+
+    def __call__(
+        self, inputs: Any, *, segments: jax.Array | None = None, train: bool = False
+    ) -> EncoderOutput: ...
+
+
 @runtime_checkable
 class Seq2Seq(Protocol):
     """An encoder-decoder. Segments are 1, 2, ... with 0 for padding; without them every position is
