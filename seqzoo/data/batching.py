@@ -213,7 +213,7 @@ class Plan(Protocol):
 
 
 def select_examples(
-    source_lengths: np.ndarray, target_lengths: np.ndarray, config: BatchConfig
+    source_lengths: np.ndarray, target_lengths: np.ndarray, config: BatchConfig, end_marks: int = 1
 ) -> Selection:
     """Applies the policies for empty and long sentences.
 
@@ -221,17 +221,18 @@ def select_examples(
         source_lengths: `[examples]` tokens of each source sentence, without end marker.
         target_lengths: the same of the other side.
         config: the policies.
+        end_marks: how many marks each sequence gets at its end.
 
     Raises:
         UserError: nothing is left, or a sentence is too long and the policy is to refuse.
     """
-    source = np.asarray(source_lengths, np.int32) + 1
-    target = np.asarray(target_lengths, np.int32) + 1
+    source = np.asarray(source_lengths, np.int32) + end_marks
+    target = np.asarray(target_lengths, np.int32) + end_marks
     if source.shape != target.shape:
         raise UserError(
             f'the source has {len(source)} sentences and the target {len(target)}; they must match'
         )
-    empty = (source == 1) | (target == 1)
+    empty = (source == end_marks) | (target == end_marks)
     if config.empty_lines == 'keep':
         empty = np.zeros_like(empty)
     long = (np.maximum(source, target) > config.max_length) & ~empty

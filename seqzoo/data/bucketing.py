@@ -81,6 +81,7 @@ class BucketPlan:
         target_lengths: the same of the other side.
         config: budget, buckets and policies.
         seed: of the order.
+        end_marks: how many marks each sequence gets at its end.
     """
 
     def __init__(
@@ -90,8 +91,9 @@ class BucketPlan:
         config: BatchConfig,
         *,
         seed: int = 0,
+        end_marks: int = 1,
     ):
-        self.selection = select_examples(source_lengths, target_lengths, config)
+        self.selection = select_examples(source_lengths, target_lengths, config, end_marks)
         self.seed = seed
         longer = np.maximum(self.selection.source_lengths, self.selection.target_lengths)
         self.ladder = training_ladder(longer, config)
@@ -157,15 +159,22 @@ class EvaluationPlan:
         target_lengths: the same of the other side; None, for prediction, buckets by the source
             alone.
         config: budget and buckets.
+        end_marks: how many marks each sequence gets at its end.
     """
 
     steps_per_epoch: int
 
     def __init__(
-        self, source_lengths: np.ndarray, target_lengths: np.ndarray | None, config: BatchConfig
+        self,
+        source_lengths: np.ndarray,
+        target_lengths: np.ndarray | None,
+        config: BatchConfig,
+        *,
+        end_marks: int = 1,
     ):
-        source = np.asarray(source_lengths, np.int32) + 1
-        target = source if target_lengths is None else np.asarray(target_lengths, np.int32) + 1
+        source = np.asarray(source_lengths, np.int32) + end_marks
+        given = source_lengths if target_lengths is None else target_lengths
+        target = np.asarray(given, np.int32) + end_marks
         if source.shape != target.shape:
             raise UserError(
                 f'the source has {len(source)} sentences and the target {len(target)}; they must '

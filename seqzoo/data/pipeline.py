@@ -1,7 +1,7 @@
-"""From token stores and a plan to padded arrays, read ahead by Grain.
+"""From a plan and what its rows hold to padded arrays, read ahead by Grain.
 
-The pipeline adds the end marker and nothing else: the task shifts targets and adds what else its
-model wants.
+Of pairs of sentences the pipeline adds the end marker and nothing else: the task shifts targets and
+adds what else its model wants.
 """
 
 import hashlib
@@ -9,6 +9,7 @@ import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -39,10 +40,11 @@ class StepBatch:
         step: number of the step.
         bucket: index into the plan's `shapes`.
         shape: of the global batch, before rows were added for the devices.
-        arrays: `[rows, length]` int32 of this process: 'source' and 'target' (tokens and end
-            marker, not shifted), 'source_segments' and 'target_segments' (1, 2, ... and 0 for
-            padding), 'source_positions' and 'target_positions' (from 0 in each segment); and
-            `[rows]` int32 'rows', their numbers in the global batch.
+        arrays: of this process, `[rows, ...]` each: int32 'rows', their numbers in the global
+            batch, and what the content gives; of pairs `[rows, length]` int32 'source' and
+            'target' (tokens and end marker, not shifted), 'source_segments' and 'target_segments'
+            (1, 2, ... and 0 for padding), 'source_positions' and 'target_positions' (from 0 in each
+            segment).
         example_ids: global, whatever the process: `[rows]` with -1 for fill rows, or `[rows,
             slots]` if packed.
         digest: 16 hexadecimal digits that stand for the examples and their order: the same on every
@@ -123,52 +125,83 @@ def encode_pairs(
     )
 
 
-def training_batches(
-    source: TokenStore,
-    target: TokenStore,
-    plan: Plan,
+class RowContent(Protocol):
+    """What the rows of a batch hold: turns a plan's places into arrays."""
+
+    @property
+    def on_disk(self) -> bool:
+        """Whether reading waits for a disk."""
+        ...
+
+    def arrays(self, planned: PlannedBatch, first_row: int, rows: int) -> Batch:
+        """The arrays, `[rows, ...]` each, of `rows` rows of the batch from `first_row` on."""
+        ...
+
+    def specs(self, shape: BatchShape, rows: int) -> dict[str, ArraySpec]:
+        """Shapes and types of what `arrays` gives for a batch of that shape."""
+        ...
+
+
+def step_batches(
+    content: RowContent,
+    plan: Plan | EvaluationPlan,
     *,
     start_step: int = 0,
+    steps: int | None = None,
     process_index: int = 0,
     process_count: int = 1,
     row_multiple: int = 1,
     threads: int | None = None,
 ) -> Iterator[StepBatch]:
-    """Batches of step `start_step` and all that follow, without end.
+    """Batches of step `start_step` and those that follow.
 
-    Their shapes are those of `batch_specs`.
+    Their shapes are those of `step_specs`.
 
     Args:
-        source: the source side.
-        target: the target side.
+        content: what the rows hold.
         plan: which examples take part in which step.
         start_step: where to go on; the batches are those of an uninterrupted run.
+        steps: how many; `None` goes on without end.
         process_index: this process.
         process_count: processes that share the batch; each takes a contiguous slice of its rows.
         row_multiple: rows are filled up to a multiple of this, for the devices. It changes no
             example's step.
-        threads: that read ahead; None reads ahead only where the store lies on disk, 0 never.
+        threads: that read ahead; None reads ahead only where the content lies on disk, 0 never.
     """
     builder = _Builder(
-        source, target, plan, process_index, process_count, row_multiple, start_step, _ENDLESS
+        content,
+        plan,
+        process_index,
+        process_count,
+        row_multiple,
+        start_step,
+        _ENDLESS if steps is None else steps,
     )
     return _read_ahead(builder, threads)
 
 
-def batch_specs(
-    plan: Plan, *, process_count: int = 1, row_multiple: int = 1
+def step_specs(
+    content: RowContent, plan: Plan, *, process_count: int = 1, row_multiple: int = 1
 ) -> tuple[dict[str, ArraySpec], ...]:
-    """The arrays of one process in every kind of batch that `training_batches` will give."""
+    """The arrays of one process in every kind of batch that `step_batches` will give."""
     multiple = math.lcm(row_multiple, process_count)
     specs = []
     for shape in plan.shapes:
         rows = _filled(shape.rows, multiple) // process_count
-        spec = {'rows': ArraySpec((rows,))}
-        for name in ('source', 'target'):
-            wide = ArraySpec((rows, getattr(shape, f'{name}_length')))
-            spec |= {name: wide, f'{name}_segments': wide, f'{name}_positions': wide}
-        specs.append(spec)
+        specs.append({'rows': ArraySpec((rows,)), **content.specs(shape, rows)})
     return tuple(specs)
+
+
+def training_batches(
+    source: TokenStore, target: TokenStore, plan: Plan, **options: Any
+) -> Iterator[StepBatch]:
+    """Batches of pairs, without end; `options` are those of `step_batches`."""
+    return step_batches(_Pairs(source, target), plan, **options)
+
+
+def batch_specs(plan: Plan, **options: Any) -> tuple[dict[str, ArraySpec], ...]:
+    """What `training_batches` will give; `options` are those of `step_specs`."""
+    return step_specs(_Pairs(None, None), plan, **options)
 
 
 def examples_digest(examples: np.ndarray) -> str:
@@ -178,24 +211,42 @@ def examples_digest(examples: np.ndarray) -> str:
 
 
 def evaluation_batches(
-    source: TokenStore,
-    target: TokenStore | None,
-    plan: EvaluationPlan,
-    *,
-    process_index: int = 0,
-    process_count: int = 1,
-    row_multiple: int = 1,
-    threads: int | None = None,
+    source: TokenStore, target: TokenStore | None, plan: EvaluationPlan, **options: Any
 ) -> Iterator[StepBatch]:
     """All batches of an evaluation, once; without `target` the arrays have a source side only.
 
-    `StepBatch.example_ids` (`[rows]`, -1 for fill rows) says where each row's result belongs.
+    `options` are those of `step_batches`. `StepBatch.example_ids` (`[rows]`, -1 for fill rows) says
+    where each row's result belongs.
     """
-    length = plan.steps_per_epoch
-    return _read_ahead(
-        _Builder(source, target, plan, process_index, process_count, row_multiple, 0, length),
-        threads,
-    )
+    pairs = _Pairs(source, target, target is not None)
+    return step_batches(pairs, plan, steps=plan.steps_per_epoch, **options)
+
+
+@dataclass(frozen=True)
+class _Pairs:
+    """Tokens of both sides, each with its end marker."""
+
+    source: TokenStore | None
+    target: TokenStore | None
+    has_target: bool = True
+
+    @property
+    def on_disk(self) -> bool:
+        return self.source is not None and self.source.directory is not None
+
+    def arrays(self, planned: PlannedBatch, first_row: int, rows: int) -> Batch:
+        assert self.source is not None
+        arrays = _side('source', self.source, planned, first_row, rows)
+        if self.target is not None:
+            arrays |= _side('target', self.target, planned, first_row, rows)
+        return arrays
+
+    def specs(self, shape: BatchShape, rows: int) -> dict[str, ArraySpec]:
+        specs = {}
+        for name in ('source', 'target') if self.has_target else ('source',):
+            wide = ArraySpec((rows, getattr(shape, f'{name}_length')))
+            specs |= {name: wide, f'{name}_segments': wide, f'{name}_positions': wide}
+        return specs
 
 
 class _Builder:
@@ -203,8 +254,7 @@ class _Builder:
 
     def __init__(
         self,
-        source: TokenStore,
-        target: TokenStore | None,
+        content: RowContent,
         plan: Plan | EvaluationPlan,
         process_index: int,
         process_count: int,
@@ -214,8 +264,7 @@ class _Builder:
     ):
         if not 0 <= process_index < process_count:
             raise ValueError(f'process_index is {process_index} of {process_count} processes')
-        self.source = source
-        self.target = target
+        self.content = content
         self.plan = plan
         self.process_index = process_index
         self.process_count = process_count
@@ -234,9 +283,7 @@ class _Builder:
         own = rows // self.process_count
         first = self.process_index * own
         arrays: Batch = {'rows': np.arange(first, first + own, dtype=np.int32)}
-        arrays |= _side('source', self.source, planned, first, own)
-        if self.target is not None:
-            arrays |= _side('target', self.target, planned, first, own)
+        arrays |= self.content.arrays(planned, first, own)
         fill = np.full((rows - planned.shape.rows, *planned.example_ids.shape[1:]), -1, np.int64)
         return StepBatch(
             step=planned.step,
@@ -288,8 +335,7 @@ def _read_ahead(builder: _Builder, threads: int | None) -> Iterator[StepBatch]:
     if threads is None:
         # Building a batch from memory takes less than handing it from thread to thread; waiting for
         # a disk does not.
-        on_disk = builder.source.directory is not None
-        threads = 4 if on_disk else 0
+        threads = 4 if builder.content.on_disk else 0
     options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=4 * threads)
     return iter(grain.MapDataset.source(builder).map(builder.build).to_iter_dataset(options))
 
