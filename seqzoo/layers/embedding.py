@@ -10,8 +10,9 @@ from seqzoo.parallel.storage import padded, without_padding
 class Embedding(nn.Module):
     """A table of one vector per token.
 
-    It starts normal with standard deviation `embed_dim ** -0.5`: tied logits of a normalised
-    feature then have unit variance, and so has an embedding multiplied by `embed_dim ** 0.5`.
+    It starts normal with standard deviation `embed_dim ** -0.5`, if not told otherwise: tied logits
+    of a normalised feature then have unit variance, and so has an embedding multiplied by
+    `embed_dim ** 0.5`.
 
     Attributes:
         vocab_size: rows, all that anyone sees.
@@ -20,6 +21,7 @@ class Embedding(nn.Module):
             3.4).
         dtype: dtype of the embeddings that come out.
         vocab_multiple: the table is stored with rows of zeros up to a multiple of this.
+        table_init: how the table starts; `None`: as said above.
     """
 
     vocab_size: int
@@ -27,11 +29,12 @@ class Embedding(nn.Module):
     scale: bool
     dtype: jnp.dtype
     vocab_multiple: int = 1
+    table_init: nn.initializers.Initializer | None = None
 
     def setup(self) -> None:
         """Declares the table."""
         init = padded(
-            nn.initializers.normal(self.embed_dim**-0.5),
+            self.table_init or nn.initializers.normal(self.embed_dim**-0.5),
             'vocab',
             'embed',
             axis=0,
@@ -53,3 +56,10 @@ class Embedding(nn.Module):
             self.table.astype(self.dtype),
             preferred_element_type=jnp.float32,
         )
+
+
+def logit_bias(module: nn.Module, vocab_size: int, vocab_multiple: int) -> jax.Array:
+    """The parameter `logit_bias` of `module`, `[vocab]`, stored padded like the tables."""
+    zeros = padded(nn.initializers.zeros, 'vocab', axis=0, multiple=vocab_multiple)
+    stored = module.param('logit_bias', zeros, (vocab_size,), jnp.float32)
+    return without_padding(stored, (vocab_size,))

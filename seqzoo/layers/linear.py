@@ -26,6 +26,7 @@ class Linear(nn.Module):
         use_bias: whether `b` exists.
         dtype: dtype of the computation and of the result.
         multiple: the kernel is stored with zeros up to a multiple of this many last features.
+        kernel_init: how kernels start, where not Glorot uniform.
     """
 
     features: tuple[int, ...]
@@ -34,6 +35,7 @@ class Linear(nn.Module):
     use_bias: bool
     dtype: jnp.dtype
     multiple: int = 1
+    kernel_init: nn.initializers.Initializer | None = None
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -41,7 +43,8 @@ class Linear(nn.Module):
         rank = len(self.input_names)
         sizes = x.shape[-rank:]
         names, shape = (*self.input_names, *self.output_names), (*sizes, *self.features)
-        init = padded(glorot_uniform(rank), *names, axis=len(shape) - 1, multiple=self.multiple)
+        start = self.kernel_init or glorot_uniform(rank)
+        init = padded(start, *names, axis=len(shape) - 1, multiple=self.multiple)
         kernel = without_padding(self.param('kernel', init, shape, jnp.float32), shape)
         y: Any = product(x.astype(self.dtype), kernel.astype(self.dtype), rank)
         if self.use_bias:

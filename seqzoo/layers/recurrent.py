@@ -19,9 +19,8 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from seqzoo.errors import ConfigError
-from seqzoo.layers.dropout import dropout
 from seqzoo.layers.recurrent_cells import Cell
-from seqzoo.layers.recurrent_dropout import drop_connect, feature_mask, variational_dropout
+from seqzoo.layers.recurrent_dropout import drop_connect, drop_features, feature_mask
 from seqzoo.layers.time_scan import Carry, Control, boundaries, in_chunks, time_scan
 from seqzoo.parallel.axes import named
 
@@ -35,10 +34,13 @@ class Recurrence:
             padding.
         carry: the state after the last step: a dict of float32 `[batch, ...]` for one layer, a pair
             of them (forward, backward) for two directions, a tuple over layers for a stack.
+        undropped: of a stack, `features` before the dropout on its output; `None` of a layer, which
+            has none.
     """
 
     features: jax.Array
     carry: Any
+    undropped: jax.Array | None = None
 
 
 class RecurrentLayer(nn.Module):
@@ -244,6 +246,40 @@ class RecurrentConfig:
             for i, cell in enumerate(self.cells)
         )
 
+    def initial_carry(self, batch: int) -> tuple[Any, ...]:
+        """Zeros, a tuple over layers."""
+        return tuple(
+            (cell.initial_carry(batch),) * 2
+            if self.is_bidirectional(i)
+            else cell.initial_carry(batch)
+            for i, cell in enumerate(self.cells)
+        )
+
+    def split(self, at: int) -> tuple['RecurrentConfig', 'RecurrentConfig']:
+        """The bottom `at` layers and the others: two stacks that, one after the other, do what this
+        one does.
+        """
+        if not 0 < at < self.num_layers:
+            raise ConfigError(f'cannot split {self.num_layers} layers behind layer {at}')
+        widths, two, residual = self.hidden_dims, self.bidirectional_layers, self.residual_from
+        bottom = replace(
+            self,
+            num_layers=at,
+            hidden_dims=widths and widths[:at],
+            bidirectional_layers=None if two is None else min(two, at),
+            residual_from=residual,
+            output_dropout_rate=self.dropout_rate,
+        )
+        top = replace(
+            self,
+            num_layers=self.num_layers - at,
+            hidden_dims=widths and widths[at:],
+            bidirectional_layers=None if two is None else max(two - at, 0),
+            residual_from=None if residual is None else max(residual - at, 0),
+            input_dropout_rate=0.0,
+        )
+        return bottom, top
+
 
 class RecurrentStack(nn.Module):
     """Recurrent layers on top of each other.
@@ -271,12 +307,7 @@ class RecurrentStack(nn.Module):
 
     def initial_carry(self, batch: int) -> tuple[Any, ...]:
         """Zeros, a tuple over layers."""
-        return tuple(
-            (cell.initial_carry(batch),) * 2
-            if self.config.is_bidirectional(i)
-            else cell.initial_carry(batch)
-            for i, cell in enumerate(self.config.cells)
-        )
+        return self.config.initial_carry(batch)
 
     def __call__(
         self,
@@ -307,14 +338,15 @@ class RecurrentStack(nn.Module):
                     'make them equal or begin higher'
                 )
             x = x + result.features if residual else result.features
-        x = self._drop(x, config.output_dropout_rate, train)
-        return Recurrence(_zero_padding(x, segments, mask), tuple(last))
+        x = _zero_padding(x, segments, mask)
+        dropped = self._drop(x, config.output_dropout_rate, train)
+        return Recurrence(dropped, tuple(last), x)
 
     def _drop(self, x: jax.Array, rate: float, train: bool) -> jax.Array:
         if not train or rate == 0.0:
             return x
-        drop = variational_dropout if self.config.variational else dropout
-        return drop(x, rate, self.make_rng('dropout'))
+        key, variational = self.make_rng('dropout'), self.config.variational
+        return drop_features(x, rate, key, variational=variational)
 
 
 def _zero_padding(x: jax.Array, segments: jax.Array | None, mask: jax.Array | None) -> jax.Array:

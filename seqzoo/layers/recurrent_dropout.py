@@ -26,6 +26,11 @@ def variational_dropout(x: jax.Array, rate: float, key: jax.Array) -> jax.Array:
     return x * mask[:, None].astype(x.dtype)
 
 
+def drop_features(x: jax.Array, rate: float, key: jax.Array, *, variational: bool) -> jax.Array:
+    """Drops features, the same at every step if `variational`. `x`: `[batch, length, features]`."""
+    return (variational_dropout if variational else dropout)(x, rate, key)
+
+
 def drop_connect(kernel: jax.Array, rate: float, key: jax.Array) -> jax.Array:
     """Drops connections, the same for all steps and examples (Wan et al. 2013; for recurrent
     kernels Merity, Keskar, Socher 2017).

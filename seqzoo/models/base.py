@@ -55,7 +55,9 @@ class LMOutput:
         features: `[batch, length, embed]` before the output projection; `unembed` turns them into
             logits.
         carry: recurrent state for truncated back-propagation; `()` for most models.
-        losses: auxiliary losses by name, each a scalar already averaged.
+        losses: auxiliary losses by name, weighted as the configuration says, each a scalar averaged
+            over the real tokens that the call sees, or made from sums over all shards. An objective
+            counts each as many times as there are such tokens, and divides by those of all shards.
     """
 
     features: jax.Array

@@ -30,7 +30,7 @@ from flax import linen as nn
 
 from seqzoo.layers.attention import Implementation
 from seqzoo.layers.dropout import Dropout
-from seqzoo.layers.embedding import Embedding
+from seqzoo.layers.embedding import Embedding, logit_bias
 from seqzoo.layers.feedforward import Activation
 from seqzoo.layers.linear import Linear
 from seqzoo.layers.masks import ancestry_mask, causal_mask
@@ -54,7 +54,6 @@ from seqzoo.models.base import ConfigError, LMOutput, ModelConfig
 from seqzoo.models.transformer_cache import TransformerCache, TransformerMemory
 from seqzoo.parallel.axes import constrain
 from seqzoo.parallel.shards import whole
-from seqzoo.parallel.storage import padded, without_padding
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -238,9 +237,7 @@ class Transformer(nn.Module):
             names, size = ('embed',), (c.vocab_size,)
             self.output = Linear(size, names, ('vocab',), False, dtype, c.vocab_multiple)
         if c.final_logit_bias:
-            zeros = padded(nn.initializers.zeros, 'vocab', axis=0, multiple=c.vocab_multiple)
-            bias = self.param('logit_bias', zeros, (c.vocab_size,), jnp.float32)
-            self.logit_bias = without_padding(bias, (c.vocab_size,))
+            self.logit_bias = logit_bias(self, c.vocab_size, c.vocab_multiple)
 
     def __call__(
         self,
