@@ -19,7 +19,6 @@ import json
 import logging
 import os
 import shutil
-import sys
 import time
 import warnings
 from collections.abc import Iterator, Mapping
@@ -33,47 +32,13 @@ import orbax.checkpoint as ocp
 from seqzoo.errors import UserError
 from seqzoo.parallel import agreement
 from seqzoo.training import integrity
+from seqzoo.training.orbax_manager import LAST_WORDS_SECONDS, Manager, cause, ignore_closed_loops
 from seqzoo.training.retention import Retention
 
 PyTree = Any
 
 SET_ASIDE = 'set-aside'
 _log = logging.getLogger('seqzoo.training')
-
-
-class _WithoutOrbax(logging.Filter):
-    """Keeps Orbax's own log off the terminal: a failure also reaches us as an exception."""
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        return record.levelno > logging.ERROR or 'orbax' not in record.pathname
-
-
-class _WithoutTensorStore(logging.Filter):
-    """Keeps the other writes of a failed save off the terminal: the first one has been reported."""
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        error = record.exc_info[1] if record.exc_info else None
-        leftover = 'exception was never retrieved' in record.getMessage()
-        return not (leftover and isinstance(error, OSError | ValueError))
-
-
-def _ignore_closed_loops() -> None:
-    """Other writes of a failed save end when nobody waits for them; TensorStore prints each one."""
-    former = sys.excepthook
-    if getattr(former, '__name__', '') == 'without_closed_loops':
-        return
-
-    def without_closed_loops(kind: Any, error: Any, trace: Any) -> None:
-        if not (kind is RuntimeError and str(error) == 'Event loop is closed'):
-            former(kind, error, trace)
-
-    sys.excepthook = without_closed_loops
-
-
-_LAST_WORDS_SECONDS = 1.0
-
-logging.getLogger('absl').addFilter(_WithoutOrbax())
-logging.getLogger('asyncio').addFilter(_WithoutTensorStore())
 
 
 @dataclasses.dataclass(frozen=True)
@@ -159,7 +124,7 @@ class Checkpoints:
         """
         if self._read_only:
             raise RuntimeError('these checkpoints were opened to read only')
-        _ignore_closed_loops()
+        ignore_closed_loops()
         self.wait()
         self._set_aside_from(step)
         finite = {name: float(value) for name, value in (metrics or {}).items()}
@@ -264,7 +229,7 @@ class Checkpoints:
             'meta': ocp.JsonCheckpointHandler(),
         }
         try:
-            return _Manager(self.folder, options=options, item_handlers=handlers)
+            return Manager(self.folder, options=options, item_handlers=handlers)
         except OSError as error:
             raise UserError(
                 f'cannot keep checkpoints in {self.folder}: {error.strerror or error}; '
@@ -391,23 +356,12 @@ class Checkpoints:
                 self._manager = self._open()
             # Its threads report until their writes have failed too, past every hook once Python
             # has begun to end.
-            time.sleep(_LAST_WORDS_SECONDS)
+            time.sleep(LAST_WORDS_SECONDS)
             kept = _listed(self._committed())
             raise UserError(
                 f'the checkpoint of step {step} could not be saved in {self.folder} '
-                f'({_cause(error)}); kept are {kept}: make room there and start the run again'
+                f'({cause(error)}); kept are {kept}: make room there and start the run again'
             ) from error
-
-
-class _Manager(ocp.CheckpointManager):
-    """Orbax's manager, which leaves it to the loop to know about preemption.
-
-    At a preemption it would compute how much time the save has saved, and fail over the times that
-    `lightweight_initialize` leaves out, after the commit and before old steps are deleted.
-    """
-
-    def reached_preemption(self, step: int) -> bool:
-        return False
 
 
 def _placed(leaf: Any) -> jax.ShapeDtypeStruct:
@@ -419,11 +373,3 @@ def _placed(leaf: Any) -> jax.ShapeDtypeStruct:
 
 def _listed(steps: list[int]) -> str:
     return 'those of steps ' + ', '.join(map(str, steps)) if steps else 'none'
-
-
-def _cause(error: Exception) -> str:
-    text = ' '.join(str(error).split())
-    for known in ('No space left on device', 'Disk quota exceeded', 'File too large'):
-        if known in text:
-            return known
-    return text[:200]

@@ -4,6 +4,7 @@ import functools
 import itertools
 import json
 import os
+import resource
 import signal
 import time
 
@@ -100,6 +101,19 @@ def test_when_one_is_killed_the_other_leaves_to_be_started_again(words, launch, 
     assert f'process {dead} on' in one_sentence(left.err)
     assert 'start all processes again' in left.err
     assert final(tmp_path / 'run')[0] >= 10
+
+
+@pytest.mark.parametrize('full', [0, 1])
+def test_when_one_cannot_write_both_say_so_and_end(words, launch, tmp_path, full):
+    both = launch(words('run', ENDLESS))
+    wait_for_step(tmp_path / 'run', 1)
+    pid = both.processes[full].pid
+    resource.prlimit(pid, resource.RLIMIT_FSIZE, (20_000, 20_000))  # bytes a file may have
+    outcomes = both.ends(100)
+    assert [outcome.status for outcome in outcomes] == [2, 2]
+    for outcome in outcomes:
+        assert 'could not be saved' in one_sentence(outcome.err)
+        assert 'File too large' in one_sentence(outcome.err)
 
 
 def test_a_mistake_of_one_process_ends_both(words, launch, corpus, tmp_path):
