@@ -14,6 +14,7 @@ import dataclasses
 import errno
 import fcntl
 import json
+import logging
 import os
 import socket
 import threading
@@ -25,6 +26,9 @@ from seqzoo.errors import UserError
 
 LOCK_FILE = 'lock.json'
 HEARTBEAT_SECONDS = 5.0
+# Network file systems show remembered times of a file for up to a minute.
+SILENCE_SECONDS = 75.0
+_log = logging.getLogger('seqzoo.training')
 _held: dict[Path, 'RunLock'] = {}  # record locks do not exclude the process that has them
 
 
@@ -62,9 +66,22 @@ class RunLock:
     ```
     """
 
-    def __init__(self, run: Path, *, heartbeat: float = HEARTBEAT_SECONDS) -> None:
-        self._path = Path(run).absolute() / LOCK_FILE
-        self._heartbeat = heartbeat
+    def __init__(
+        self,
+        run: Path,
+        *,
+        heartbeat: float = HEARTBEAT_SECONDS,
+        silence: float = SILENCE_SECONDS,
+    ) -> None:
+        """Prepares.
+
+        Args:
+            run: The folder.
+            heartbeat: Seconds between two signs of life.
+            silence: Seconds without one after which a holder on another machine counts as dead.
+        """
+        self._path = Path(run).resolve() / LOCK_FILE
+        self._heartbeat, self._silence = heartbeat, silence
         self._file = -1
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
@@ -159,9 +176,15 @@ class RunLock:
                 os.utime(self._file)
 
     def _still_beats(self, file: int) -> bool:
-        """Watches for three heartbeats whether anyone touches the file; compares no clocks."""
+        """Watches whether anyone touches the file; compares no clocks."""
+        _log.warning(
+            '%s was being written by %s; waiting up to %.0f s to see whether it still lives',
+            self._path.parent,
+            _read(file),
+            self._silence,
+        )
         before = os.fstat(file).st_mtime_ns
-        end = time.monotonic() + 3 * self._heartbeat
+        end = time.monotonic() + self._silence
         while time.monotonic() < end:
             time.sleep(self._heartbeat / 5)
             try:
@@ -185,31 +208,6 @@ class RunLock:
             f'({holder or "it is just starting or leaving"}); '
             'wait for it, stop it, or give --run another folder'
         )
-
-
-def lock_holder(run: Path) -> Holder | None:
-    """The live holder of a run's lock as far as this host can tell, or None. Changes nothing.
-
-    A holder on another host whose lock does not reach this one is reported while its last heartbeat
-    is younger than a minute.
-    """
-    path = Path(run).absolute() / LOCK_FILE
-    if path in _held:
-        return _held[path]._me  # opening and closing the file here would drop our own lock
-    if not path.exists():
-        return None
-    file = os.open(path, os.O_RDWR)
-    try:
-        holder = _read(file)
-        locked = _try_lock(file)
-        if locked is False:
-            return holder or Holder('an unknown host', 0, 'at an unknown time', '')
-        here = Holder(socket.gethostname(), os.getpid(), '', '', _machine())
-        if holder is None or _is_dead(holder, here, locked):
-            return None
-        return holder if abs(time.time() - os.fstat(file).st_mtime) < 60 else None
-    finally:
-        os.close(file)
 
 
 def _is_dead(former: Holder, me: Holder, locked: bool | None) -> bool:

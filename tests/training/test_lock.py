@@ -15,7 +15,7 @@ import pytest
 
 from seqzoo.errors import UserError
 from seqzoo.training import lock
-from seqzoo.training.lock import LOCK_FILE, RunLock, lock_holder
+from seqzoo.training.lock import LOCK_FILE, RunLock
 
 BEAT = 0.1
 
@@ -80,22 +80,19 @@ def beating(run):
 def test_a_second_process_is_refused_and_told_who_has_it(tmp_path, holder):
     with pytest.raises(UserError, match=rf'process {holder.pid} on .*, started 20'):
         RunLock(tmp_path).acquire()
-    assert lock_holder(tmp_path).pid == holder.pid
 
 
 def test_a_lock_that_was_given_back_is_free(tmp_path, holder):
     holder.stdin.write('\n')
     holder.stdin.flush()
     assert holder.stdout.readline() == 'released\n'
-    assert lock_holder(tmp_path) is None
     with RunLock(tmp_path):
-        assert lock_holder(tmp_path).pid == os.getpid()
+        pass
 
 
 def test_the_lock_of_a_killed_process_does_not_block(tmp_path, holder):
     holder.kill()
     holder.wait()
-    assert lock_holder(tmp_path) is None
     with RunLock(tmp_path) as lock:
         lock.check()
 
@@ -129,20 +126,18 @@ def test_the_same_process_cannot_take_it_twice(tmp_path):
 
 def test_a_dead_holder_on_another_host_does_not_block(tmp_path):
     write_holder(tmp_path)
-    with RunLock(tmp_path, heartbeat=BEAT) as lock:
+    with RunLock(tmp_path, heartbeat=BEAT, silence=3 * BEAT) as lock:
         lock.check()
 
 
 def test_a_live_holder_on_another_host_is_refused_by_its_heartbeat(tmp_path):
     write_holder(tmp_path)
-    with beating(tmp_path):
-        with pytest.raises(UserError, match='process 7 on elsewhere, started 2020'):
-            RunLock(tmp_path, heartbeat=BEAT).acquire()
-        assert lock_holder(tmp_path).host == 'elsewhere'
+    with beating(tmp_path), pytest.raises(UserError, match='process 7 on elsewhere, started 2020'):
+        RunLock(tmp_path, heartbeat=BEAT, silence=3 * BEAT).acquire()
 
 
 def test_a_holder_that_slept_while_another_host_took_over_notices(tmp_path):
-    with RunLock(tmp_path, heartbeat=BEAT) as lock:
+    with RunLock(tmp_path, heartbeat=BEAT, silence=3 * BEAT) as lock:
         write_holder(tmp_path)
         deadline = time.monotonic() + 10
         while time.monotonic() < deadline and lock._lost_to is None:
@@ -152,9 +147,16 @@ def test_a_holder_that_slept_while_another_host_took_over_notices(tmp_path):
     assert json.loads((tmp_path / LOCK_FILE).read_text())['token'] == 'theirs'
 
 
+def test_a_folder_and_a_link_to_it_are_one_folder(tmp_path):
+    (tmp_path / 'run').mkdir()
+    (tmp_path / 'link').symlink_to(tmp_path / 'run')
+    with RunLock(tmp_path / 'run'), pytest.raises(UserError, match=f'process {os.getpid()}'):
+        RunLock(tmp_path / 'link').acquire()
+
+
 def test_nonsense_in_the_lock_file_does_not_block(tmp_path):
     (tmp_path / LOCK_FILE).write_text('{"host": "els')
-    with RunLock(tmp_path, heartbeat=BEAT):
+    with RunLock(tmp_path, heartbeat=BEAT, silence=3 * BEAT):
         pass
 
 
@@ -172,12 +174,11 @@ def test_without_locks_a_live_process_of_this_machine_is_refused_by_its_heartbea
     tmp_path, no_locks
 ):
     # The very process that holds it, so that its number and birth are those of a living one.
-    with RunLock(tmp_path, heartbeat=BEAT):
+    with RunLock(tmp_path, heartbeat=BEAT, silence=3 * BEAT):
         del lock._held[tmp_path / LOCK_FILE]  # as another process would see it
         try:
             with pytest.raises(UserError, match=f'process {os.getpid()}'):
-                RunLock(tmp_path, heartbeat=BEAT).acquire()
-            assert lock_holder(tmp_path).pid == os.getpid()
+                RunLock(tmp_path, heartbeat=BEAT, silence=3 * BEAT).acquire()
         finally:
             lock._held[tmp_path / LOCK_FILE] = None
 
@@ -191,13 +192,11 @@ def test_without_locks_a_dead_process_of_this_machine_blocks_for_no_time(tmp_pat
     began = time.monotonic()
     with RunLock(tmp_path, heartbeat=5):
         assert time.monotonic() - began < 2
-    write_holder(tmp_path, pid=number, machine=lock._machine(), born='12')
-    assert lock_holder(tmp_path) is None
 
 
 def test_another_machine_of_the_same_name_is_another_machine(tmp_path):
     write_holder(tmp_path, host=socket.gethostname(), machine='another boot', born='12')
     with beating(tmp_path), pytest.raises(UserError, match='process 7 on'):
-        RunLock(tmp_path, heartbeat=BEAT).acquire()
-    with RunLock(tmp_path, heartbeat=BEAT):  # now it beats no more
+        RunLock(tmp_path, heartbeat=BEAT, silence=3 * BEAT).acquire()
+    with RunLock(tmp_path, heartbeat=BEAT, silence=3 * BEAT):  # now it beats no more
         pass
