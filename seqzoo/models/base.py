@@ -6,7 +6,7 @@ tokenizer or a batch.
 
 import abc
 from dataclasses import dataclass
-from typing import Any, ClassVar, Protocol, Self, runtime_checkable
+from typing import Any, ClassVar, Literal, Protocol, Self, runtime_checkable
 
 import flax.struct
 import jax
@@ -72,10 +72,26 @@ class EncoderOutput:
     Attributes:
         features: `[batch, length, embed]`, one vector a position, zero at padding.
         carry: the state after the last position of a recurrent encoder; `()` for others.
+        pooled: `[batch, embed]`, what the encoder itself offers as a summary of a row that holds
+            one sequence; `None` where it has none.
     """
 
     features: jax.Array
     carry: Any = ()
+    pooled: jax.Array | None = None
+
+
+@flax.struct.dataclass
+class LabelOutput:
+    """What a labeler returns.
+
+    Attributes:
+        outputs: float32, `[batch, outputs]` for each sequence or `[batch, length, outputs]` for
+            each of its positions (those at padding mean nothing): logits, or numbers to be
+            regressed.
+    """
+
+    outputs: jax.Array
 
 
 @runtime_checkable
@@ -127,6 +143,52 @@ class Encoder(Protocol):
     def __call__(
         self, inputs: Any, *, segments: jax.Array | None = None, train: bool = False
     ) -> EncoderOutput: ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncoderConfig(ModelConfig):
+    """Configuration of an `Encoder`: what a head may stand on.
+
+    Attributes:
+        dtype: dtype of activations; parameters and states are float32 in any case.
+    """
+
+    dtype: Literal['float32', 'bfloat16'] = 'float32'
+
+
+class Labeler(Protocol):
+    """One output vector for a whole input, or for each of its positions."""
+
+    def __call__(
+        self, inputs: Any, *, segments: jax.Array | None = None, train: bool = False
+    ) -> LabelOutput: ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabelingConfig(ModelConfig):
+    """Configuration of a `Labeler`.
+
+    Attributes:
+        num_outputs: classes, or numbers to be regressed; `None` is filled in from the data.
+        per: what is labeled, the `'sequence'` or every `'step'` of it.
+    """
+
+    packs = False
+
+    num_outputs: int | None = None
+    per: Literal['sequence', 'step'] = 'sequence'
+
+    def __post_init__(self) -> None:
+        if self.num_outputs is not None and self.num_outputs < 1:
+            raise ConfigError(f'num_outputs is {self.num_outputs}: give at least 1')
+        if self.per not in ('sequence', 'step'):
+            raise ConfigError(f'per is {self.per!r}: choose sequence or step')
+
+    def known_outputs(self) -> int:
+        """`num_outputs`. Raises `ConfigError` while it is open."""
+        if self.num_outputs is None:
+            raise ConfigError('num_outputs is open: set it, or prepare the data, which says it')
+        return self.num_outputs
 
 
 @runtime_checkable

@@ -25,7 +25,14 @@ from flax import linen as nn
 from flax.core import meta
 
 import seqzoo.models
-from seqzoo.models.base import ModelConfig, Seq2Seq
+from seqzoo.models.base import (
+    EncoderConfig,
+    EncoderOutput,
+    LabelingConfig,
+    LabelOutput,
+    ModelConfig,
+    Seq2Seq,
+)
 from seqzoo.optimization.schedules import Constant
 from seqzoo.parallel.axes import AXES
 from seqzoo.parallel.compile import STRATEGIES, compile_train_step
@@ -70,6 +77,11 @@ def checks_for(config: ModelConfig) -> list[Check]:
             later_target_tokens_change_no_earlier_logit,
             a_prompt_at_once_or_step_by_step_equals_the_full_pass,
         ]
+    if isinstance(config, (EncoderConfig, LabelingConfig)):
+        checks += [
+            a_batch_gives_what_each_sequence_gives_alone,
+            packed_sequences_equal_separate_ones,
+        ]
     return checks
 
 
@@ -90,16 +102,25 @@ def variables_of(config: ModelConfig) -> Any:
 
 @functools.partial(jax.jit, static_argnums=0, static_argnames='train')
 def logits_of(
-    config: ModelConfig, variables: Any, *inputs: jax.Array, train: bool = False, **packing: Any
+    config: ModelConfig, variables: Any, *inputs: Any, train: bool = False, **packing: Any
 ) -> jax.Array:
     module = module_of(config)
     rngs = {'dropout': jax.random.key(1)} if train else None
     output = module.apply(variables, *inputs, train=train, rngs=rngs, **packing)
+    return answer_in(module, variables, output)
+
+
+def answer_in(module: nn.Module, variables: Any, output: Any) -> Any:
+    """The logits of an output, or what else the model is asked for, in float32."""
+    if isinstance(output, LabelOutput):
+        return output.outputs
+    if isinstance(output, EncoderOutput):
+        return output.features.astype(jnp.float32)
     return module.apply(variables, output.features, method='unembed')
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def gradients_of(config: ModelConfig, variables: Any, *inputs: jax.Array) -> Any:
+def gradients_of(config: ModelConfig, variables: Any, *inputs: Any) -> Any:
     def loss(params: Any) -> jax.Array:
         logits = logits_of(config, {**variables, 'params': params}, *inputs)
         return jnp.square(jax.nn.log_softmax(logits)).mean()
@@ -108,8 +129,18 @@ def gradients_of(config: ModelConfig, variables: Any, *inputs: jax.Array) -> Any
 
 
 def without_dropout(config: ModelConfig) -> ModelConfig:
-    rates = [f.name for f in dataclasses.fields(config) if f.name.endswith('dropout_rate')]
-    return dataclasses.replace(config, **dict.fromkeys(rates, 0.0))
+    return with_fields(config, lambda name: name.endswith(('dropout_rate', 'drop_rate')), 0.0)
+
+
+def with_fields(config: Any, chosen: Callable[[str], bool], value: Any) -> Any:
+    """The configuration with other values for some fields, of those inside it too."""
+    changes = {}
+    for name in (field.name for field in dataclasses.fields(config)):
+        if chosen(name):
+            changes[name] = value
+        elif dataclasses.is_dataclass(getattr(config, name)):
+            changes[name] = with_fields(getattr(config, name), chosen, value)
+    return dataclasses.replace(config, **changes)
 
 
 def close(a: Any, b: Any, tolerance: float = TOLERANCE) -> None:
@@ -166,7 +197,7 @@ def dropout_acts_only_when_training(config: ModelConfig) -> None:
 
 
 def bfloat16_computes_near_float32_with_float32_parameters_and_logits(config: ModelConfig) -> None:
-    half = dataclasses.replace(config, dtype='bfloat16')
+    half = with_fields(config, lambda name: name == 'dtype', 'bfloat16')
     inputs, variables = config.example_inputs(BATCH, LENGTH), variables_of(config)
     created = jax.eval_shape(module_of(half).init, jax.random.key(0), *inputs)
     assert {x.dtype for x in jax.tree.leaves(created)} == {jnp.dtype('float32')}
@@ -199,19 +230,27 @@ def every_strategy_takes_the_step_of_one_device(config: ModelConfig) -> None:
     """The real step, with dropout, on rows of unlike weight; each device holds two rows."""
     devices = jax.devices()
     weight = np.linspace(0.0, 3.0, 2 * len(devices), dtype=np.float32)
-    inputs = enumerate(config.example_inputs(weight.size, LENGTH))
-    batch = {f'input_{i}': np.asarray(x) for i, x in inputs}
+    inputs, tree = jax.tree.flatten(config.example_inputs(weight.size, LENGTH))
+    batch = {f'input_{i}': np.asarray(x) for i, x in enumerate(inputs)}
     batch |= {'rows': np.arange(weight.size, dtype=np.int32), 'weight': weight}
-    wanted, reference = one_step(config, 'jit', devices[:1], batch)
+    task = WeightedRows(tree)
+    wanted, reference = one_step(config, task, 'jit', devices[:1], batch)
     for strategy in STRATEGIES:
-        found, loss = one_step(config, strategy, devices, batch)
+        found, loss = one_step(config, task, strategy, devices, batch)
         np.testing.assert_allclose(loss, reference, rtol=2e-6, err_msg=strategy)
         distance = optax.global_norm(jax.tree.map(jnp.subtract, found, wanted))
         assert distance <= 1e-5 * optax.global_norm(wanted), f'{strategy}: another gradient'
 
 
+@dataclasses.dataclass(frozen=True)
 class WeightedRows:
-    """As much of a task as a step needs: a loss of whatever the model makes of its inputs."""
+    """As much of a task as a step needs: a loss of whatever the model makes of its inputs.
+
+    Attributes:
+        tree: how the arrays of a batch become the model's arguments.
+    """
+
+    tree: Any
 
     def weights(self, batch: Any) -> dict[str, jax.Array]:
         return {'loss': jnp.sum(batch['weight'])}
@@ -219,16 +258,19 @@ class WeightedRows:
     def loss(
         self, model: nn.Module, variables: Any, batch: Any, carry: Any, *, key: jax.Array
     ) -> tuple[Losses, Any]:
-        inputs = [batch[name] for name in sorted(batch) if name.startswith('input_')]
+        leaves = [batch[name] for name in sorted(batch) if name.startswith('input_')]
+        inputs = jax.tree.unflatten(self.tree, leaves)
         output: Any = model.apply(variables, *inputs, train=True, rngs={'dropout': key})
-        logits: Any = model.apply(variables, output.features, method='unembed')
+        logits = answer_in(model, variables, output)
         squares = jnp.square(jax.nn.log_softmax(logits))
         total = jnp.sum(jnp.mean(squares, axis=tuple(range(1, squares.ndim))) * batch['weight'])
         weight = jnp.sum(batch['weight'])
         return Losses({'loss': total}, {'loss': Sums(jax.lax.stop_gradient(total), weight)}), carry
 
 
-def one_step(config: ModelConfig, strategy: Any, devices: Any, batch: Any) -> tuple[Any, Any]:
+def one_step(
+    config: ModelConfig, task: Any, strategy: Any, devices: Any, batch: Any
+) -> tuple[Any, Any]:
     """The gradient and the loss of a step that begins with `variables_of(config)`."""
     mesh, model = build_mesh(MeshConfig(), devices), module_of(config)
     # The state of this optimizer is the last gradient.
@@ -248,12 +290,46 @@ def one_step(config: ModelConfig, strategy: Any, devices: Any, batch: Any) -> tu
         learning_rate_scale=jnp.ones(()),
     )
     state = jax.device_put(state, factory.shardings())
-    task: Any = WeightedRows()
     step = make_train_step(task, model, remember, Constant(rate=0.1).build(1))
     compiled = compile_train_step(step, mesh, factory.shardings(), strategy=strategy)
     state, metrics = compiled(state, put_rows(batch, mesh))
     loss = metrics['loss']
     return jax.device_get(state.opt_state), float(loss.total / loss.weight)
+
+
+# ------------------------------------------------------------------------ encoders and labelers
+
+
+def a_batch_gives_what_each_sequence_gives_alone(config: ModelConfig) -> None:
+    """Whatever stands in the padding, and however much of it there is."""
+    (inputs,), variables = config.example_inputs(BATCH, LENGTH), variables_of(config)
+    lengths = (LENGTH, LENGTH - 2, 1)
+    segments = (jnp.arange(LENGTH) < jnp.array(lengths)[:, None]).astype(jnp.int32)
+
+    def disturbed(x: jax.Array) -> jax.Array:
+        real = segments.reshape(*segments.shape, *(1,) * (x.ndim - 2)) > 0
+        return jnp.where(real, x, jnp.ones_like(x))
+
+    batch = logits_of(config, variables, inputs, segments=segments)
+    other = jax.tree.map(disturbed, inputs)
+    per_step = batch.ndim == 3
+    again = logits_of(config, variables, other, segments=segments)
+    for row, length in enumerate(lengths):
+        own = jax.tree.map(lambda x, row=row, n=length: x[row : row + 1, :n], inputs)
+        alone = logits_of(config, variables, own)[0]
+        for found in (batch[row], again[row]):
+            close(found[:length] if per_step else found, alone)
+
+
+def packed_sequences_equal_separate_ones(config: ModelConfig) -> None:
+    if not config.packs:
+        return
+    (inputs,), variables = config.example_inputs(1, LENGTH), variables_of(config)
+    features = logits_of(config, variables, inputs, segments=jnp.array([[1, 1, 1, 1, 2, 2]]))
+    first = jax.tree.map(lambda x: x[:, :4], inputs)
+    second = jax.tree.map(lambda x: x[:, 4:], inputs)
+    close(features[:, :4], logits_of(config, variables, first))
+    close(features[:, 4:], logits_of(config, variables, second))
 
 
 # -------------------------------------------------------------------------------------- Seq2Seq
