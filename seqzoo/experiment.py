@@ -4,7 +4,7 @@ The first half *defines* the run: change it and it is another run. The second ha
 runs: device layout, cadence, decoding. It may change whenever the run is taken up again.
 """
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Literal
 
 from seqzoo.data.batching import BatchConfig
@@ -160,9 +160,5 @@ class Experiment:
             )
 
     def nominal_model(self) -> ModelConfig:
-        """The model's configuration with the vocabulary size of the paper where the data has to say
-        it.
-        """
-        if getattr(self.model, 'vocab_size', 0) is not None:
-            return self.model
-        return replace(self.model, vocab_size=self.task.nominal_vocab_size)  # type: ignore[call-arg]
+        """The model's configuration with the sizes of the paper where the data has to say them."""
+        return self.task.nominal_model(self.model)

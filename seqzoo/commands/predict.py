@@ -134,7 +134,8 @@ def _aligned(loaded: Any, records: Sequence[str], predictions: list[Any]) -> lis
 def _as_lines(prediction: Any, number: int, arguments: argparse.Namespace) -> Iterator[str]:
     """The lines of one record: one, or as many as `--n-best` asks for."""
     several = arguments.n_best is not None and arguments.n_best > 1
-    for output in (prediction, *prediction.alternatives) if several else (prediction,):
+    kept = (prediction, *prediction.alternatives)[: arguments.n_best] if several else (prediction,)
+    for output in kept:
         fields = [str(number)] if several else []
         if several or arguments.scores or arguments.target is not None:
             fields.append(f'{output.score:.4f}')
@@ -159,6 +160,7 @@ def _as_object(prediction: Any) -> dict[str, Any]:
     }
     if prediction.alignment is not None:
         value['alignment'] = [[round(float(w), 5) for w in row] for row in prediction.alignment]
+    value |= prediction.details
     if prediction.alternatives:
         value['alternatives'] = [_as_object(other) for other in prediction.alternatives]
     return value

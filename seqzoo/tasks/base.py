@@ -109,6 +109,7 @@ class Prediction:
         source_tokens: pieces of the input.
         alignment: `[target, source]` attention, where it was asked for.
         alternatives: the other outputs of an n-best list, best first.
+        details: what else the task knows about the output, as plain JSON.
     """
 
     text: str
@@ -118,6 +119,7 @@ class Prediction:
     source_tokens: tuple[str, ...] = ()
     alignment: np.ndarray | None = None
     alternatives: tuple['Prediction', ...] = ()
+    details: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -181,6 +183,12 @@ class Task(abc.ABC):
     @abc.abstractmethod
     def nominal_vocab_size(self) -> int | None:
         """The vocabulary size before any data has been seen: the paper's figure."""
+
+    def nominal_model(self, model: ModelConfig) -> ModelConfig:
+        """The configuration with such sizes where `resolve` has not filled them in."""
+        if getattr(model, 'vocab_size', 0) is not None:
+            return model
+        return replace(model, vocab_size=self.nominal_vocab_size)  # type: ignore[call-arg]
 
     @property
     @abc.abstractmethod
