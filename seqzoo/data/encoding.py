@@ -1,4 +1,4 @@
-"""From parallel text to token stores, through a cache that knows the text and the tokenizer.
+"""From text to token stores, through a cache that knows the text and the tokenizer.
 
 Tokenizers learn from the training split only. Both they and the encoded splits are cached under a
 fingerprint of what went in, so that a second run on the same text starts at once, and a changed
@@ -6,18 +6,28 @@ text is never mistaken for the old.
 """
 
 import hashlib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
-from seqzoo.data.pipeline import PairStores, encode_pairs
-from seqzoo.data.text_files import ParallelText
-from seqzoo.data.tokenizers import Tokenizer, TokenizerPair
+import numpy as np
+
+from seqzoo.data.pipeline import PairStores, encode_lines, encode_pairs
+from seqzoo.data.text_files import Lines, ParallelText
+from seqzoo.data.token_store import TokenStore
+from seqzoo.data.tokenizers import Tokenizer, TokenizerConfig, TokenizerPair, train_tokenizer
+from seqzoo.data.vocabularies import Vocabulary, VocabularyConfig, build_vocabulary
 from seqzoo.errors import UserError
 
 _LINES_AT_ONCE = 10_000
 
 
 _ONE, _TWO = 'tokenizer.model', ('source_tokenizer.model', 'target_tokenizer.model')
+_CLOSED = 'vocabulary.json'
+
+TextTokenizer = Tokenizer | Vocabulary  # what cuts the running text of a language model
+TextTokenizerConfig = TokenizerConfig | VocabularyConfig
 
 
 def save_tokenizers(pair: TokenizerPair, folder: Path) -> None:
@@ -51,9 +61,65 @@ def encode_cached(text: ParallelText, tokenizers: TokenizerPair, cache_dir: Path
     return encode_pairs(text, tokenizers, directory=cache_dir / 'encoded' / name, key=name)
 
 
+def make_text_tokenizer(
+    lines: Lines, config: TextTokenizerConfig, cache_dir: Path
+) -> TextTokenizer:
+    """The tokenizer of a training text: SentencePiece, or a closed vocabulary."""
+    if isinstance(config, TokenizerConfig):
+        return train_tokenizer(lines, config, cache_dir=cache_dir / 'tokenizers')
+    return build_vocabulary(lines, config)
+
+
+def save_text_tokenizer(tokenizer: TextTokenizer, folder: Path) -> None:
+    """Writes `tokenizer.model` or `vocabulary.json` into a run."""
+    tokenizer.save(folder / (_ONE if isinstance(tokenizer, Tokenizer) else _CLOSED))
+
+
+def load_text_tokenizer(folder: Path) -> TextTokenizer:
+    """Reads what `save_text_tokenizer` wrote.
+
+    Raises:
+        UserError: the folder holds none, or a damaged one.
+    """
+    if (folder / _CLOSED).exists():
+        return Vocabulary.load(folder / _CLOSED)
+    if not (folder / _ONE).exists():
+        raise UserError(f'{folder} holds no {_CLOSED} and no {_ONE}; is it the folder of a run?')
+    return Tokenizer.load(folder / _ONE)
+
+
+def encode_text_cached(lines: Lines, tokenizer: TextTokenizer, cache_dir: Path) -> TokenStore:
+    """Encodes running text in bounded memory, or finds it encoded already.
+
+    The ids of the store, one line after the other, are one stream; sentence n is line n with what
+    closes it.
+    """
+    text = _digest(f'{line}\n' for line in lines)
+    name = hashlib.sha256(f'text {text} {tokenizer.fingerprint}'.encode()).hexdigest()[:24]
+    encoder = _RunningText(tokenizer)
+    return encode_lines(lines, encoder, directory=cache_dir / 'encoded' / name, key=name)
+
+
+@dataclass(frozen=True)
+class _RunningText:
+    """Encodes lines that follow each other: each keeps what closes it."""
+
+    tokenizer: TextTokenizer
+
+    @property
+    def fingerprint(self) -> str:
+        return self.tokenizer.fingerprint
+
+    def encode_batch(self, lines: Sequence[str]) -> list[np.ndarray]:
+        return self.tokenizer.encode_text(lines)
+
+
 def _fingerprint(text: ParallelText) -> str:
-    digest = hashlib.sha256()
-    pairs = iter(text)
-    while chunk := list(islice(pairs, _LINES_AT_ONCE)):
-        digest.update(''.join(f'{source}\t{target}\n' for source, target in chunk).encode())
+    return _digest(f'{source}\t{target}\n' for source, target in text)
+
+
+def _digest(lines: Iterable[str]) -> str:
+    digest, left = hashlib.sha256(), iter(lines)
+    while chunk := list(islice(left, _LINES_AT_ONCE)):
+        digest.update(''.join(chunk).encode())
     return digest.hexdigest()

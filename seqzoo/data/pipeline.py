@@ -6,7 +6,7 @@ adds what else its model wants.
 
 import hashlib
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -81,9 +81,22 @@ def make_plan(
     return kind(source_lengths, target_lengths, config, seed=seed)
 
 
+class LineEncoder(Protocol):
+    """What turns lines into ids: a tokenizer, or one that closes each line."""
+
+    @property
+    def fingerprint(self) -> Any:
+        """Text that tells it from others, which give other ids."""
+        ...
+
+    def encode_batch(self, lines: Sequence[str]) -> list[np.ndarray]:
+        """Ids of several lines, each `[length]` int32."""
+        ...
+
+
 def encode_lines(
     lines: Iterable[str],
-    tokenizer: Tokenizer,
+    tokenizer: LineEncoder,
     *,
     directory: str | Path | None = None,
     key: str = '',
@@ -347,7 +360,7 @@ def _stored(directory: Path) -> TokenStore | None:
         return None
 
 
-def _encoded(lines: Iterable[str], tokenizer: Tokenizer) -> Iterator[np.ndarray]:
+def _encoded(lines: Iterable[str], tokenizer: LineEncoder) -> Iterator[np.ndarray]:
     chunk: list[str] = []
     for line in lines:
         chunk.append(line)

@@ -118,7 +118,7 @@ def read_lines(path: str | Path) -> Iterator[str]:
     """
     path = Path(path)
     try:
-        with _open(path) as file:
+        with open_text_file(path) as file:
             yield from decode_lines(file, str(path))
     except OSError as error:
         raise UserError(
@@ -188,7 +188,7 @@ def read_parallel(
             'same file; set --task.source-language and --task.target-language'
         )
     paths = [
-        _find(folder, f'{stem}.{language}', split)
+        find_text_file(folder, f'{stem}.{language}', split)
         for language in (source_language, target_language)
     ]
     counts, blank = _check_sides(*paths)
@@ -228,7 +228,12 @@ def _check_sides(source: Path, target: Path) -> tuple[tuple[int, int], int]:
     return (counts[0], counts[1]), blank
 
 
-def _find(folder: Path, name: str, split: str) -> Path:
+def find_text_file(folder: Path, name: str, split: str) -> Path:
+    """The file `name`, or `name`.gz, of a folder.
+
+    Raises:
+        UserError: neither is there, which the split needs.
+    """
     for candidate in (folder / name, folder / f'{name}.gz'):
         if candidate.is_file():
             return candidate
@@ -239,9 +244,10 @@ def _find(folder: Path, name: str, split: str) -> Path:
         )
     raise UserError(
         f'neither {name} nor {name}.gz is in {folder}, which the {split} split needs; check '
-        '--data-dir and the languages'
+        '--data-dir and the names that the configuration gives'
     )
 
 
-def _open(path: Path) -> BinaryIO:
+def open_text_file(path: Path) -> BinaryIO:
+    """Opens a file for reading its bytes, unpacked if its name ends in `.gz`."""
     return cast(BinaryIO, gzip.open(path, 'rb')) if path.name.endswith('.gz') else path.open('rb')

@@ -86,6 +86,16 @@ class Tokenizer:
         """Pieces, specials included."""
         return self._processor.vocab_size()
 
+    @property
+    def line_end(self) -> int:
+        """The id that closes each line of running text: the end marker."""
+        return END
+
+    @property
+    def stop_id(self) -> int:
+        """The id at which a line is over."""
+        return END
+
     @functools.cached_property
     def fingerprint(self) -> str:
         """Hash of the pieces and of everything that changes what `encode` returns."""
@@ -116,6 +126,10 @@ class Tokenizer:
         prepared = [self.preprocess(line) for line in lines]
         return [np.array(ids, np.int32) for ids in self._processor.encode(prepared, out_type=int)]
 
+    def encode_text(self, lines: Sequence[str]) -> list[np.ndarray]:
+        """Ids of lines of running text, each `[length]` int32 and closed by `line_end`."""
+        return [np.append(ids, np.int32(END)) for ids in self.encode_batch(lines)]
+
     def decode(self, ids: Any, *, detokenize: bool = True) -> str:
         """Text of some ids: stops at the first end marker, leaves out padding and begin markers.
 
@@ -126,6 +140,12 @@ class Tokenizer:
         """
         text = self._processor.decode(self._content(ids))
         return self._tools().detokenize(text.split()) if self.config.moses and detokenize else text
+
+    def decode_text(self, ids: Any) -> str:
+        """The running text of some ids: a line break for every end marker."""
+        array = np.asarray(ids)
+        lines = np.split(array, np.flatnonzero(array == END) + 1)
+        return '\n'.join(self.decode(line) for line in lines)
 
     def decode_batch(self, sentences: Iterable[Any], *, detokenize: bool = True) -> list[str]:
         """Text of several sequences of ids."""
@@ -149,8 +169,8 @@ class Tokenizer:
             'language': self.language,
             'fingerprint': self.fingerprint,
         }
-        _write_atomically(Path(f'{path}.json'), json.dumps(note, indent=1).encode())
-        _write_atomically(path, self._model)  # last: where the model is, its settings are
+        write_atomically(Path(f'{path}.json'), json.dumps(note, indent=1).encode())
+        write_atomically(path, self._model)  # last: where the model is, its settings are
 
     @classmethod
     def load(cls, path: str | Path) -> Self:
@@ -290,7 +310,8 @@ def _train(
     return tokenizer
 
 
-def _write_atomically(path: Path, content: bytes) -> None:
+def write_atomically(path: Path, content: bytes) -> None:
+    """Writes a file that a reader meets whole or not at all."""
     descriptor, temporary = tempfile.mkstemp(prefix=f'.{path.name}-', dir=path.parent)
     try:
         with os.fdopen(descriptor, 'wb') as file:

@@ -113,6 +113,26 @@ def compile_for_rows(
     )
 
 
+def compile_for_carried_rows(
+    function: Callable[..., Any],
+    mesh: Mesh,
+    param_shardings: Any,
+    rules: Rules = DEFAULT_RULES,
+) -> Callable[..., Any]:
+    """`function(params, batch, carry) -> (result, carry)` compiled for `mesh`; see
+    `compile_for_rows`.
+
+    The carry is split by rows like the batch, and its old memory is reused.
+    """
+    rows = rows_sharding(mesh)
+    return jax.jit(
+        _with_rules(function, mesh, rules),
+        in_shardings=(param_shardings, rows, rows),
+        out_shardings=(replicated(mesh), rows),
+        donate_argnums=2,
+    )
+
+
 def _with_rules(
     function: Callable[..., Any], mesh: Mesh | None, rules: Rules, manual: tuple[str, ...] = ()
 ) -> Callable[..., Any]:

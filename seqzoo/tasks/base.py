@@ -6,7 +6,7 @@ A task is a frozen dataclass, part of what defines a run. It turns files into to
 """
 
 import abc
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -20,7 +20,7 @@ from jax.sharding import Mesh
 from seqzoo.data.batching import ArraySpec, BatchConfig
 from seqzoo.errors import UserError
 from seqzoo.models.base import ModelConfig
-from seqzoo.parallel.compile import compile_for_rows
+from seqzoo.parallel.compile import compile_for_carried_rows, compile_for_rows
 from seqzoo.parallel.mesh import put_rows
 
 Batch = dict[str, Any]
@@ -61,7 +61,10 @@ class Decoding:
         method: `'beam'`, `'greedy'` or `'sample'`.
         beams: width of the beam search.
         length_penalty: alpha of ((5 + |Y|) / 6)^alpha (Wu et al. 2016, equation 14).
-        extra_length: an output may be this many tokens longer than its input.
+        extra_length: an output may be this many tokens longer than its input; a continuation has at
+            most this many.
+        stop_at_end: whether the end mark ends an output. Without it, which is for language models
+            alone, every continuation has `extra_length` tokens and may run over line ends.
         temperature, top_k, top_p: of sampling; `None` or 1.0 leave the distribution alone.
         n_best: how many outputs per input are returned.
         rows: inputs decoded at a time.
@@ -72,6 +75,7 @@ class Decoding:
     beams: int = 4
     length_penalty: float = 0.6
     extra_length: int = 50
+    stop_at_end: bool = True
     temperature: float = 1.0
     top_k: int | None = None
     top_p: float | None = None
@@ -152,6 +156,31 @@ class Runtime:
         if name not in self.programs:
             self.programs[name] = compile_for_rows(function, self.mesh, self.shardings)
         return self.programs[name](self.variables, put_rows(batch, self.mesh))
+
+    def fold(
+        self,
+        name: Any,
+        function: Callable[..., tuple[Any, Any]],
+        batches: Iterable[Batch],
+        carry: Any,
+    ) -> Iterator[Any]:
+        """What `function(variables, batch, carry) -> (result, carry)` says of batches in their
+        order, the carry going from each to the next.
+
+        Args:
+            name: of the compiled program.
+            function: pure; rows of the carry belong to rows of the batch.
+            batches: all of one shape; this process's rows.
+            carry: before the first batch, a tree of arrays with this process's rows.
+        """
+        if name not in self.programs:
+            self.programs[name] = compile_for_carried_rows(function, self.mesh, self.shardings)
+        leaves, tree = jax.tree.flatten(carry)
+        placed = put_rows({str(number): leaf for number, leaf in enumerate(leaves)}, self.mesh)
+        carry = tree.unflatten(placed.values())
+        for batch in batches:
+            found, carry = self.programs[name](self.variables, put_rows(batch, self.mesh), carry)
+            yield found
 
 
 class Prepared(abc.ABC):
@@ -236,6 +265,16 @@ class Task(abc.ABC):
         """The arrays of one process in each kind of batch that `batches` gives: one compilation
         each.
         """
+
+    def first_carry(self, model: nn.Module, plan: Any, *, row_multiple: int) -> Any:
+        """The recurrent state before the first batch, every leaf `[rows, ...]`; `()` where each
+        batch begins anew.
+
+        Raises:
+            UserError: the rows of the plan cannot be split into `row_multiple` parts.
+        """
+        del model, plan, row_multiple
+        return ()
 
     @abc.abstractmethod
     def weights(self, batch: Batch) -> dict[str, jax.Array]:

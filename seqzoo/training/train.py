@@ -161,7 +161,12 @@ def _train(
     mesh = build_mesh(experiment.mesh)
     agreement.connect(mesh)
     model, transformation = experiment.model.build(), experiment.optimizer.build()
-    factory = StateFactory(experiment.model, model, transformation, mesh, experiment.seed)
+    row_multiple, share = row_shards(mesh) * config.accumulation, row_share(mesh)
+    first_carry = functools.partial(task.first_carry, model, plan, row_multiple=row_multiple)
+    jax.eval_shape(first_carry)  # refuses what the plan cannot do before anything is made
+    factory = StateFactory(
+        experiment.model, model, transformation, mesh, experiment.seed, first_carry=first_carry
+    )
     checkpoints = stack.enter_context(
         Checkpoints(
             run / CHECKPOINTS,
@@ -223,7 +228,6 @@ def _train(
         examples_digest=history.digest,
         lost_seconds=round(lost, 3),
     )
-    row_multiple, share = row_shards(mesh) * config.accumulation, row_share(mesh)
     loop = Loop(
         config=config,
         step=compile_train_step(step, mesh, shardings, strategy=experiment.strategy),
