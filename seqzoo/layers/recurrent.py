@@ -10,6 +10,7 @@ with one step at a time.
 """
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -19,7 +20,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from seqzoo.errors import ConfigError
-from seqzoo.layers.recurrent_cells import Cell
+from seqzoo.layers.recurrent_cells import Cell, Weight
 from seqzoo.layers.recurrent_dropout import drop_connect, drop_features, feature_mask
 from seqzoo.layers.time_scan import Carry, Control, boundaries, in_chunks, time_scan
 from seqzoo.parallel.axes import named
@@ -92,11 +93,7 @@ class RecurrentLayer(nn.Module):
             carry: the state before the first step; zeros if `None`.
             train: whether to drop.
         """
-        weights = self.cell.weights(x.shape[-1])
-        params = {
-            name: self.param(name, named(weight.init, *weight.names), weight.shape, jnp.float32)
-            for name, weight in weights.items()
-        }
+        params = declare(self, self.cell.weights(x.shape[-1]))
         masks = {}
         if train:
             params = self._drop_weights(params)
@@ -140,6 +137,14 @@ class RecurrentLayer(nn.Module):
         return dict.fromkeys(self.cell.recurrent_products, mask)
 
 
+def declare(module: nn.Module, weights: Mapping[str, Weight]) -> dict[str, jax.Array]:
+    """Makes `weights` parameters of `module`, float32, and gives their values."""
+    return {
+        name: module.param(name, named(weight.init, *weight.names), weight.shape, jnp.float32)
+        for name, weight in weights.items()
+    }
+
+
 def _control(
     segments: jax.Array | None, mask: jax.Array | None, shape: tuple[int, ...], reverse: bool
 ) -> Control:
@@ -166,7 +171,8 @@ class RecurrentConfig:
         cell: of every layer.
         num_layers: depth.
         hidden_dims: width of each layer, where they differ (`cell.hidden_dim` of each otherwise).
-        directions: one, or two whose outputs are concatenated or summed.
+        directions: one, from the first step or (`'backward'`) from the last, or two whose outputs
+            are concatenated or summed.
         bidirectional_layers: how many of the bottom layers have two directions; `None`: all.
         residual_from: layers from this one on (0 is the bottom) add their input to their output, if
             both are equally wide; `None`: none.
@@ -184,7 +190,7 @@ class RecurrentConfig:
     cell: Cell
     num_layers: int = 1
     hidden_dims: tuple[int, ...] | None = None
-    directions: Literal['forward', 'concatenated', 'summed'] = 'forward'
+    directions: Literal['forward', 'backward', 'concatenated', 'summed'] = 'forward'
     bidirectional_layers: int | None = None
     residual_from: int | None = None
     input_dropout_rate: float = 0.0
@@ -205,14 +211,15 @@ class RecurrentConfig:
                 f'hidden_dims has {len(self.hidden_dims)} widths for num_layers {self.num_layers}: '
                 'give one for each layer, or None'
             )
-        if self.directions not in ('forward', 'concatenated', 'summed'):
+        if self.directions not in ('forward', 'backward', 'concatenated', 'summed'):
             raise ConfigError(
-                f'directions is {self.directions!r}: choose forward, concatenated or summed'
+                f'directions is {self.directions!r}: choose forward, backward, concatenated or '
+                'summed'
             )
-        if self.directions == 'forward' and self.bidirectional_layers:
+        if self.directions in ('forward', 'backward') and self.bidirectional_layers:
             raise ConfigError(
-                f'bidirectional_layers is {self.bidirectional_layers} but directions is forward: '
-                'choose concatenated or summed'
+                f'bidirectional_layers is {self.bidirectional_layers} but directions is '
+                f'{self.directions}: choose concatenated or summed'
             )
         for name in (
             *('input_dropout_rate', 'dropout_rate', 'output_dropout_rate'),
@@ -233,7 +240,7 @@ class RecurrentConfig:
 
     def is_bidirectional(self, layer: int) -> bool:
         """Whether that layer, counted from 0 at the bottom, has two directions."""
-        if self.directions == 'forward':
+        if self.directions in ('forward', 'backward'):
             return False
         return self.bidirectional_layers is None or layer < self.bidirectional_layers
 
@@ -301,7 +308,9 @@ class RecurrentStack(nn.Module):
         self.layers = [
             Bidirectional(config, cell, self.dtype, name=f'layer_{i}')
             if config.is_bidirectional(i)
-            else _one_way(config, cell, self.dtype, name=f'layer_{i}')
+            else _one_way(
+                config, cell, self.dtype, config.directions == 'backward', name=f'layer_{i}'
+            )
             for i, cell in enumerate(config.cells)
         ]
 
@@ -355,15 +364,18 @@ def _zero_padding(x: jax.Array, segments: jax.Array | None, mask: jax.Array | No
     return x if keep is None else jnp.where(keep[..., None], x, 0)
 
 
-def _one_way(config: RecurrentConfig, cell: Cell, dtype: Any, **more: Any) -> RecurrentLayer:
+def _one_way(
+    config: RecurrentConfig, cell: Cell, dtype: Any, reverse: bool, name: str | None = None
+) -> RecurrentLayer:
     return RecurrentLayer(
         cell,
         dtype,
+        reverse,
         weight_drop_rate=config.weight_drop_rate,
         recurrent_dropout_rate=config.recurrent_dropout_rate,
         remat_steps=config.remat_steps,
         unroll=config.unroll,
-        **more,
+        name=name,
     )
 
 
@@ -382,8 +394,8 @@ class Bidirectional(nn.Module):
 
     def setup(self) -> None:
         """Declares the two layers."""
-        self.forward = _one_way(self.config, self.cell, self.dtype)
-        self.backward = _one_way(self.config, self.cell, self.dtype, reverse=True)
+        self.forward = _one_way(self.config, self.cell, self.dtype, False)
+        self.backward = _one_way(self.config, self.cell, self.dtype, True)
 
     def __call__(
         self,

@@ -44,7 +44,8 @@ class Terms(NamedTuple):
     """A cell's share in a scan, made ready by `Cell.prepare`.
 
     Attributes:
-        kernels: by product, `[in, out]`, or `[groups, in / groups, out / groups]`.
+        kernels: by product, `[in, out]`, or `[groups, in / groups, out / groups]`, or that with the
+            batch in front: each example has its own, as attention to a memory needs it.
         vectors: small parameters that the step uses elementwise.
         inputs: `[length, batch, ...]`, what does not depend on the carry: projections of the input
             for all steps at once. Those called like a product are added to it.
@@ -187,15 +188,15 @@ def in_chunks(
 
 
 def multiply(value: jax.Array, kernel: jax.Array) -> jax.Array:
-    """`[..., in] -> [..., out]` float32; a kernel of rank 3 maps each group of columns by
-    itself.
+    """`[..., in] -> [..., out]` float32; a kernel of rank 3 maps each group of columns by itself,
+    one of rank 4 those of each example.
     """
     value = value.astype(kernel.dtype)
     if kernel.ndim == 2:
         return jnp.matmul(value, kernel, preferred_element_type=jnp.float32)
-    groups = value.reshape(*value.shape[:-1], kernel.shape[0], -1)
+    groups = value.reshape(*value.shape[:-1], kernel.shape[-3], -1)
     # [..., groups, in] -> [..., groups, out]
-    out = jnp.einsum('...ki,kio->...ko', groups, kernel, preferred_element_type=jnp.float32)
+    out = jnp.einsum('...ki,...kio->...ko', groups, kernel, preferred_element_type=jnp.float32)
     return out.reshape(*value.shape[:-1], -1)
 
 
@@ -206,9 +207,9 @@ def _kernel_gradient(values: jax.Array, gradients: jax.Array, kernel: jax.Array)
         over = (((0, 1), (0, 1)), ((), ()))
         result = jax.lax.dot_general(values, gradients, over, preferred_element_type=jnp.float32)
         return result.astype(kernel.dtype)
-    split = (kernel.shape[0], -1)
+    split = (kernel.shape[-3], -1)
     result = jnp.einsum(
-        'tbki,tbko->kio',
+        'tbki,tbko->kio' if kernel.ndim == 3 else 'tbki,tbko->bkio',
         values.reshape(*values.shape[:2], *split),
         gradients.reshape(*gradients.shape[:2], *split),
         preferred_element_type=jnp.float32,
