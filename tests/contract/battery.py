@@ -26,6 +26,7 @@ from flax.core import meta
 
 import seqzoo.models
 from seqzoo.models.base import (
+    CausalLM,
     EncoderConfig,
     EncoderOutput,
     LabelingConfig,
@@ -35,7 +36,7 @@ from seqzoo.models.base import (
 )
 from seqzoo.optimization.schedules import Constant
 from seqzoo.parallel.axes import AXES
-from seqzoo.parallel.compile import STRATEGIES, compile_train_step
+from seqzoo.parallel.compile import compile_train_step
 from seqzoo.parallel.mesh import MeshConfig, build_mesh, put_rows
 from seqzoo.tasks.base import Losses, Sums
 from seqzoo.training.state import StateFactory, TrainState
@@ -68,7 +69,7 @@ def checks_for(config: ModelConfig) -> list[Check]:
         bfloat16_computes_near_float32_with_float32_parameters_and_logits,
         unrolled_layers_equal_scanned_ones_on_the_same_parameters,
         rematerialised_gradients_equal_plain_ones,
-        every_strategy_takes_the_step_of_one_device,
+        a_step_over_devices_is_that_of_one_device,
     ]
     if isinstance(config.build(), Seq2Seq):
         checks += [
@@ -76,6 +77,14 @@ def checks_for(config: ModelConfig) -> list[Check]:
             packed_sentences_equal_separate_ones,
             later_target_tokens_change_no_earlier_logit,
             a_prompt_at_once_or_step_by_step_equals_the_full_pass,
+        ]
+    if isinstance(config.build(), CausalLM):
+        checks += [
+            padding_on_either_side_changes_no_real_logit,
+            packed_texts_equal_separate_ones,
+            later_tokens_change_no_earlier_logit,
+            prompts_of_unlike_lengths_and_single_steps_equal_the_full_pass,
+            a_carry_handed_over_equals_one_long_pass,
         ]
     if isinstance(config, (EncoderConfig, LabelingConfig)):
         checks += [
@@ -226,20 +235,36 @@ def rematerialised_gradients_equal_plain_ones(config: ModelConfig) -> None:
     close(again, gradients_of(config, variables, *inputs))
 
 
-def every_strategy_takes_the_step_of_one_device(config: ModelConfig) -> None:
-    """The real step, with dropout, on rows of unlike weight; each device holds two rows."""
+def a_step_over_devices_is_that_of_one_device(config: ModelConfig) -> None:
+    """The real step, with dropout, on rows of unlike weight; each device holds two rows.
+
+    `shard_map` and `pmap` run the same program on every device and differ in how a carry is cut and
+    joined, so a family is compiled for one of them; the Transformer's own tests go through all.
+    """
     devices = jax.devices()
     weight = np.linspace(0.0, 3.0, 2 * len(devices), dtype=np.float32)
     inputs, tree = jax.tree.flatten(config.example_inputs(weight.size, LENGTH))
     batch = {f'input_{i}': np.asarray(x) for i, x in enumerate(inputs)}
     batch |= {'rows': np.arange(weight.size, dtype=np.int32), 'weight': weight}
-    task = WeightedRows(tree)
-    wanted, reference = one_step(config, task, 'jit', devices[:1], batch)
-    for strategy in STRATEGIES:
-        found, loss = one_step(config, task, strategy, devices, batch)
+    task, carry = WeightedRows(tree), a_carry(config, weight.size)
+    wanted, carried, reference = one_step(config, task, 'jit', devices[:1], batch, carry)
+    for strategy in ('jit', 'pmap' if jax.tree.leaves(carry) else 'shard_map'):
+        found, after, loss = one_step(config, task, strategy, devices, batch, carry)
         np.testing.assert_allclose(loss, reference, rtol=2e-6, err_msg=strategy)
         distance = optax.global_norm(jax.tree.map(jnp.subtract, found, wanted))
         assert distance <= 1e-5 * optax.global_norm(wanted), f'{strategy}: another gradient'
+        close(after, carried)
+
+
+def a_carry(config: ModelConfig, rows: int) -> Any:
+    """What a recurrent language model may hold after some text; `()` for the others."""
+    module: Any = module_of(config)
+    if not isinstance(module, CausalLM):
+        return ()
+    rng = np.random.default_rng(1)
+    return jax.tree.map(
+        lambda x: rng.normal(size=x.shape).astype(x.dtype) / 2, module.initial_carry(rows)
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -253,48 +278,57 @@ class WeightedRows:
     tree: Any
 
     def weights(self, batch: Any) -> dict[str, jax.Array]:
-        return {'loss': jnp.sum(batch['weight'])}
+        # All rows are equally long, so that their number stands for that of their tokens.
+        return {
+            'loss': jnp.sum(batch['weight']),
+            'auxiliary': jnp.asarray(batch['rows'].size, jnp.float32),
+        }
 
     def loss(
         self, model: nn.Module, variables: Any, batch: Any, carry: Any, *, key: jax.Array
     ) -> tuple[Losses, Any]:
         leaves = [batch[name] for name in sorted(batch) if name.startswith('input_')]
         inputs = jax.tree.unflatten(self.tree, leaves)
-        output: Any = model.apply(variables, *inputs, train=True, rngs={'dropout': key})
+        given = {'carry': carry} if jax.tree.leaves(carry) else {}
+        output: Any = model.apply(variables, *inputs, train=True, rngs={'dropout': key}, **given)
         logits = answer_in(model, variables, output)
         squares = jnp.square(jax.nn.log_softmax(logits))
         total = jnp.sum(jnp.mean(squares, axis=tuple(range(1, squares.ndim))) * batch['weight'])
         weight = jnp.sum(batch['weight'])
-        return Losses({'loss': total}, {'loss': Sums(jax.lax.stop_gradient(total), weight)}), carry
+        auxiliary = sum(getattr(output, 'losses', {}).values()) * self.weights(batch)['auxiliary']
+        terms = {'loss': total, 'auxiliary': auxiliary}
+        losses = Losses(terms, {'loss': Sums(jax.lax.stop_gradient(total), weight)})
+        return losses, output.carry if given else carry
 
 
 def one_step(
-    config: ModelConfig, task: Any, strategy: Any, devices: Any, batch: Any
-) -> tuple[Any, Any]:
-    """The gradient and the loss of a step that begins with `variables_of(config)`."""
+    config: ModelConfig, task: Any, strategy: Any, devices: Any, batch: Any, carry: Any
+) -> tuple[Any, Any, float]:
+    """Gradient, carry and loss of a step that begins with `variables_of(config)` and `carry`."""
     mesh, model = build_mesh(MeshConfig(), devices), module_of(config)
     # The state of this optimizer is the last gradient.
     remember = optax.GradientTransformation(
         lambda params: jax.tree.map(jnp.zeros_like, params), lambda g, state, params: (g, g)
     )
-    factory = StateFactory(config, model, remember, mesh, seed=0)
+    factory = StateFactory(config, model, remember, mesh, seed=0, first_carry=lambda: carry)
     variables = jax.tree.map(jnp.copy, dict(variables_of(config)))  # a step takes them
     params = variables.pop('params')
     state = TrainState(
         step=jnp.zeros((), jnp.int32),
         params=params,
         variables=variables,
-        carry=(),
+        carry=jax.tree.map(jnp.array, carry),
         opt_state=remember.init(params),
         key=jax.random.key(0),
         learning_rate_scale=jnp.ones(()),
     )
-    state = jax.device_put(state, factory.shardings())
+    shardings = factory.shardings()
+    state = jax.device_put(state, shardings)
     step = make_train_step(task, model, remember, Constant(rate=0.1).build(1))
-    compiled = compile_train_step(step, mesh, factory.shardings(), strategy=strategy)
+    compiled = compile_train_step(step, mesh, shardings, strategy=strategy)
     state, metrics = compiled(state, put_rows(batch, mesh))
     loss = metrics['loss']
-    return jax.device_get(state.opt_state), float(loss.total / loss.weight)
+    return *jax.device_get((state.opt_state, state.carry)), float(loss.total / loss.weight)
 
 
 # ------------------------------------------------------------------------ encoders and labelers
@@ -402,3 +436,93 @@ def a_prompt_at_once_or_step_by_step_equals_the_full_pass(config: ModelConfig) -
 
     close(decode((LENGTH,)), full)
     close(decode((2, *(1,) * (LENGTH - 2))), full)
+
+
+# -------------------------------------------------------------------------------------- CausalLM
+
+
+def padding_on_either_side_changes_no_real_logit(config: ModelConfig) -> None:
+    (tokens,) = config.example_inputs(BATCH, LENGTH)
+    variables, inner = variables_of(config), slice(1, LENGTH - 2)
+    real = jnp.zeros_like(tokens).at[:, inner].set(1)
+    padded = logits_of(config, variables, tokens, segments=real)
+    other = jnp.where(real > 0, tokens, (tokens + 1) % 3)
+    close(logits_of(config, variables, other, segments=real)[:, inner], padded[:, inner])
+    close(padded[:, inner], logits_of(config, variables, tokens[:, inner]))
+
+
+def packed_texts_equal_separate_ones(config: ModelConfig) -> None:
+    if not config.packs:
+        return
+    (tokens,) = config.example_inputs(2, LENGTH)
+    variables = variables_of(config)
+    pieces = tokens[:1, :2], tokens[1:, :3]
+    packed = jnp.concatenate(pieces, axis=1)
+    logits = logits_of(config, variables, packed, segments=jnp.array([[1, 1, 2, 2, 2]]))
+    close(logits[:, :2], logits_of(config, variables, pieces[0]))
+    close(logits[:, 2:], logits_of(config, variables, pieces[1]))
+
+
+def later_tokens_change_no_earlier_logit(config: ModelConfig) -> None:
+    (tokens,) = config.example_inputs(BATCH, LENGTH)
+    variables = variables_of(config)
+    before = logits_of(config, variables, tokens)
+    after = logits_of(config, variables, tokens.at[:, 3].set((tokens[:, 3] + 1) % 3))
+    np.testing.assert_array_equal(before[:, :3], after[:, :3])
+    for place in range(3, LENGTH):
+        change = np.abs(before[:, place] - after[:, place]).max()
+        assert change > 1e-4, f'the token at 3 changes nothing at {place}'
+
+
+def prompts_of_unlike_lengths_and_single_steps_equal_the_full_pass(config: ModelConfig) -> None:
+    (tokens,) = config.example_inputs(BATCH, LENGTH)
+    module, variables = module_of(config), variables_of(config)
+    full = logits_of(config, variables, tokens)
+    prompts = jnp.array([LENGTH - 2, 2, 3])
+
+    @jax.jit
+    def decode() -> tuple[jax.Array, jax.Array]:
+        empty: Any = module.apply(variables, BATCH, LENGTH + 2, method='init_cache')
+
+        def extend(tokens: jax.Array, lengths: jax.Array, cache: Any) -> Any:
+            return module.apply(variables, tokens, lengths, cache, method='extend')
+
+        at_once, _ = extend(tokens, jnp.full(BATCH, LENGTH), empty)
+        logits, cache = extend(tokens[:, : LENGTH - 2], prompts, empty)
+        logits, read = jnp.pad(logits, ((0, 0), (0, 2), (0, 0))), prompts
+        rows = jnp.arange(BATCH)
+        for _ in range(LENGTH - 2):
+            # Every row reads its own next token; one that is through reads nothing more.
+            here, goes_on = jnp.minimum(read, LENGTH - 1), read < LENGTH
+            new, cache = extend(tokens[rows, here][:, None], goes_on.astype(int), cache)
+            new = jnp.where(goes_on[:, None], new[:, 0], logits[rows, here])
+            logits, read = logits.at[rows, here].set(new), read + goes_on
+        return at_once, logits
+
+    at_once, step_by_step = decode()
+    close(at_once, full)
+    close(step_by_step, full)
+
+
+def a_carry_handed_over_equals_one_long_pass(config: ModelConfig) -> None:
+    (tokens,) = config.example_inputs(BATCH, LENGTH)
+    module, variables = module_of(config), variables_of(config)
+    first: Any = a_carry(config, BATCH)
+    if not jax.tree.leaves(first):
+        return
+    assert {x.shape[0] for x in jax.tree.leaves(first)} == {BATCH}, 'a carry has its rows first'
+
+    @jax.jit
+    def both() -> Any:
+        whole: Any = module.apply(variables, tokens, carry=first)
+        start: Any = module.apply(variables, tokens[:, :4], carry=first)
+        rest: Any = module.apply(variables, tokens[:, 4:], carry=start.carry)
+        new: Any = module.apply(variables, tokens)
+        zero: Any = module.apply(variables, tokens, carry=module.initial_carry(BATCH))  # pyright: ignore
+        parts = jnp.concatenate([start.features, rest.features], axis=1)
+        return (whole.features, whole.carry), (parts, rest.carry), new.features, zero.features
+
+    whole, parts, new, zero = both()
+    close(parts, whole)
+    close(zero, new)
+    assert np.abs(whole[0] - new).max() > 1e-3, 'the carry changes nothing'
