@@ -5,8 +5,6 @@ lie below `--data-dir` a configuration says; where that is, the user.
 """
 
 import abc
-import hashlib
-import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
@@ -15,27 +13,14 @@ from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
-from seqzoo.data.text_files import FileLines, Lines, find_text_file, open_text_file, read_lines
+from seqzoo.data.public_files import PublicFile, see_to
+from seqzoo.data.text_files import FileLines, Lines, find_text_file, read_lines
 from seqzoo.errors import UserError
 
 if TYPE_CHECKING:
     from seqzoo.data.download import ProgressCallback
 
-_BLOCK = 1 << 20
 _T = TypeVar('_T')
-
-
-@dataclass(frozen=True)
-class PublicFile:
-    """A file that configurations name, and how to come by it.
-
-    Attributes:
-        sha256: of its content, unpacked.
-        url: where it lies; empty where its licence forbids to fetch it from anywhere.
-    """
-
-    sha256: str
-    url: str = ''
 
 
 # By `FOLDER/NAME` below the data directory.
@@ -98,7 +83,7 @@ class PlainText(abc.ABC):
         known = {name: PUBLIC_FILES.get(f'{self.folder}/{name}') for name in self.files}
         folder = self._folder(data_dir)
         return [
-            _fetched(folder, name, public, progress)
+            see_to(folder, name, public, progress)
             for name, public in known.items()
             if public is not None
         ]
@@ -239,38 +224,3 @@ def _cuts(path: Path, shares: tuple[float, float]) -> tuple[int, int]:
         return 0, 0
     first, last = (int(np.searchsorted(ends, share * ends[-1])) + (share > 0) for share in shares)
     return first, last
-
-
-def _fetched(
-    folder: Path, name: str, public: PublicFile, progress: 'ProgressCallback | None'
-) -> str:
-    """Sees to it that a public file is there, and says so."""
-    from seqzoo.data.download import RemoteFile, download
-
-    for path in (folder / name, folder / f'{name}.gz'):
-        if path.is_file():
-            digest = _sha256_unpacked(path)
-            if digest != public.sha256:
-                raise UserError(
-                    f'{path} is not the published file (the sha256 of its text is {digest}, '
-                    f'{public.sha256} is expected); put that one in its place'
-                )
-            return f'{path} is whole'
-    if not public.url:
-        raise UserError(
-            f'{folder / name} is missing and may not be fetched from anywhere (its licence); put '
-            f'it there yourself, plain or packed as .gz: the sha256 of its text is {public.sha256}'
-        )
-    remote = RemoteFile(url=public.url, filename=name, sha256=public.sha256)
-    return f'{download(remote, folder, progress=progress)} was fetched'
-
-
-def _sha256_unpacked(path: Path) -> str:
-    digest = hashlib.sha256()
-    try:
-        with open_text_file(path) as file:
-            while block := file.read(_BLOCK):
-                digest.update(block)
-    except (OSError, EOFError, zlib.error) as error:
-        raise UserError(f'{path} cannot be read ({error}); fetch or pack it again') from error
-    return digest.hexdigest()

@@ -122,7 +122,7 @@ class Characters(VocabularyConfig):
         return ''.join(_MISSING_CHARACTER if unit == UNKNOWN else unit for unit in units)
 
     def choose(self, counts: collections.Counter[str]) -> list[str]:
-        entries = _by_frequency(counts)
+        entries = by_frequency(counts)
         size = len(entries) + self.unknown
         if self.vocab_size is not None and self.vocab_size != size:
             raise UserError(
@@ -183,7 +183,7 @@ class Words(VocabularyConfig):
         room = None if self.vocab_size is None else self.vocab_size - 2
         return [
             END_OF_LINE,
-            *[word for word in _by_frequency(counts) if word not in (UNKNOWN, END_OF_LINE)][:room],
+            *[word for word in by_frequency(counts) if word not in (UNKNOWN, END_OF_LINE)][:room],
         ]
 
 
@@ -319,6 +319,6 @@ def build_vocabulary(lines: Iterable[str], config: VocabularyConfig) -> Vocabula
     return Vocabulary([*unknown, *config.choose(counts)], config)
 
 
-def _by_frequency(counts: collections.Counter[str]) -> list[str]:
+def by_frequency(counts: collections.Counter[str]) -> list[str]:
     """The most frequent first; of equals, the first in the order of code points."""
     return [unit for unit, _ in sorted(counts.items(), key=lambda item: (-item[1], item[0]))]
