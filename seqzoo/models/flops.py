@@ -11,10 +11,14 @@ runs.
 """
 
 import dataclasses
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from seqzoo.layers.mixture import MixtureConfig
+    from seqzoo.layers.recurrent import RecurrentConfig
+    from seqzoo.models.recurrent_lm import RecurrentLMConfig
     from seqzoo.models.transformer import TransformerConfig
 
 
@@ -27,7 +31,7 @@ class Flops:
         attention_projections: queries, keys, values and outputs.
         attention_scores: queries times keys, and weights times values; the part that grows with
             length squared.
-        feed_forward: the position-wise layers.
+        feed_forward: the position-wise layers, experts and their gates among them.
         recurrent: input and state products of recurrent cells.
         convolution: convolutions inside the body of the model.
         logits: the output projection.
@@ -169,3 +173,51 @@ def transformer_flops(
         tokens=batch * target_length, embed_dim=config.embed_dim, vocab_size=config.vocab_size
     )
     return encoder * encoder_layer + decoder * decoder_layer + logits
+
+
+def recurrent_flops(config: 'RecurrentConfig', *, tokens: int, input_dim: int) -> Flops:
+    """A stack of recurrent layers: every kernel of every cell is multiplied once a step."""
+    terms, width = 0, input_dim
+    for i, (cell, output_dim) in enumerate(zip(config.cells, config.output_dims, strict=True)):
+        kernels = [w for name, w in cell.weights(width).items() if name.endswith('_kernel')]
+        directions = 2 if config.is_bidirectional(i) else 1
+        terms += directions * sum(math.prod(kernel.shape) for kernel in kernels)
+        width = output_dim
+    return Flops(recurrent=2 * tokens * terms)
+
+
+def mixture_flops(config: 'MixtureConfig', *, batch: int, length: int, embed_dim: int) -> Flops:
+    """A mixture of experts: the two products of the gates, and the places that its experts compute,
+    of which a dense dispatch has one for each token and expert.
+    """
+    if config.dispatch == 'dense':
+        places = batch * length
+    elif config.group == 'row':
+        places = batch * config.capacity(length)
+    else:
+        places = config.capacity(batch * length)
+    experts = feed_forward_flops(
+        tokens=config.num_experts * places, embed_dim=embed_dim, mlp_dim=config.mlp_dim
+    )
+    gates = 2 * matmul_flops(batch * length, config.num_experts, embed_dim)
+    return experts + Flops(feed_forward=gates)
+
+
+def recurrent_lm_flops(config: 'RecurrentLMConfig', *, batch: int, length: int) -> Flops:
+    """A recurrent language model, logits at every position.
+
+    Raises:
+        ValueError: the configuration leaves its vocabulary open.
+    """
+    if config.vocab_size is None:
+        raise ValueError('vocab_size is still open; FLOPs need the size of the vocabulary')
+    tokens = batch * length
+    total = recurrent_flops(
+        config.layers, tokens=tokens, input_dim=config.embed_dim or config.vocab_size
+    )
+    if config.mixture is not None:
+        width = config.layers.output_dims[config.mixture_after - 1]
+        total += mixture_flops(config.mixture, batch=batch, length=length, embed_dim=width)
+    return total + logits_flops(
+        tokens=tokens, embed_dim=config.features_dim, vocab_size=config.vocab_size
+    )

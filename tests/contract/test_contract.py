@@ -6,6 +6,11 @@ import sys
 
 import pytest
 
+from seqzoo.layers.mixture import MixtureConfig
+from seqzoo.layers.recurrent import RecurrentConfig
+from seqzoo.layers.recurrent_cells import LSTM
+from seqzoo.models.recurrent_lm import RecurrentLMConfig
+
 # The tests are no package (importmode=importlib), so the battery is loaded by its path.
 _spec = importlib.util.spec_from_file_location(
     'battery', pathlib.Path(__file__).with_name('battery.py')
@@ -32,3 +37,17 @@ def test_the_battery_finds_the_models():
 )
 def test_the_model_keeps_its_promise(check, config):
     check(config)
+
+
+@pytest.mark.slow
+def test_a_mixture_and_every_kind_of_dropout_take_the_same_step_over_devices():
+    layers = RecurrentConfig(
+        cell=LSTM(hidden_dim=6), num_layers=2, input_dropout_rate=0.3, dropout_rate=0.3,
+        output_dropout_rate=0.3, variational=True, weight_drop_rate=0.5,
+    )  # fmt: skip
+    config = RecurrentLMConfig(
+        vocab_size=11, embed_dim=6, layers=layers, tie=True, embedding_dropout_rate=0.3,
+        activation_weight=2.0, temporal_activation_weight=1.0,
+        mixture=MixtureConfig(num_experts=4, top_k=2, mlp_dim=8),
+    )  # fmt: skip
+    battery.a_step_over_devices_is_that_of_one_device(config)
