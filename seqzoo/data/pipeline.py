@@ -155,9 +155,17 @@ class RowContent(Protocol):
         ...
 
 
+class Steps(Protocol):
+    """What every plan is: a function from step to batch."""
+
+    def batch(self, step: int) -> PlannedBatch:
+        """The batch of a step, counted from 0."""
+        ...
+
+
 def step_batches(
     content: RowContent,
-    plan: Plan | EvaluationPlan,
+    plan: Steps,
     *,
     start_step: int = 0,
     steps: int | None = None,
@@ -268,7 +276,7 @@ class _Builder:
     def __init__(
         self,
         content: RowContent,
-        plan: Plan | EvaluationPlan,
+        plan: Steps,
         process_index: int,
         process_count: int,
         row_multiple: int,

@@ -150,6 +150,7 @@ class TextEvaluationPlan:
     little, and is faster.
 
     Attributes:
+        rows, length: of every batch.
         num_tokens: in the text.
         shapes: one.
         steps_per_epoch: batches.
@@ -164,11 +165,11 @@ class TextEvaluationPlan:
     def __init__(self, num_tokens: int, config: BatchConfig, *, order: Order = 'streams'):
         self.num_tokens, self.order = num_tokens, order
         rows = config.evaluation_rows or config.tokens // config.max_length
-        rows = min(rows, num_tokens)
+        self.rows = min(rows, num_tokens)
         self.length = config.evaluation_max_length or config.max_length
-        self._bounds = evenly(num_tokens, rows)
+        self._bounds = evenly(num_tokens, self.rows)
         self.steps_per_epoch = -(-int(np.diff(self._bounds).max()) // self.length)
-        self.shapes = (BatchShape(rows, self.length, self.length),)
+        self.shapes = (BatchShape(self.rows, self.length, self.length),)
 
     def begins_anew(self, step: int) -> bool:
         """Whether the rows of a step follow nothing."""

@@ -1,4 +1,4 @@
-"""Decoding with an encoder-decoder: a model's methods joined to a search, compiled once per bucket.
+"""Decoding with a model: its methods joined to a search, compiled once per bucket.
 
 The searches know no model, and models know no search; this is where they meet.
 """
@@ -12,10 +12,19 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from seqzoo.decoding.base import BeamStep, Decoded, map_over_beams, replicate_for_beams
+from seqzoo.decoding.base import (
+    BeamStep,
+    Cache,
+    Decoded,
+    Step,
+    map_over_beams,
+    one_beam,
+    replicate_for_beams,
+)
 from seqzoo.decoding.beam import beam_search
 from seqzoo.decoding.greedy import greedy_search
 from seqzoo.decoding.sampling import sample
+from seqzoo.errors import UserError
 from seqzoo.tasks.base import Decoding
 
 
@@ -49,6 +58,10 @@ def seq2seq_search(
     An output may have `decoding.extra_length` tokens more than its source (Vaswani et al. 2017,
     section 6.1).
     """
+    if not decoding.stop_at_end:
+        raise UserError(
+            'decode.stop_at_end is for language models; a translation ends where the model ends it.'
+        )
     max_length = source_length + decoding.extra_length
     if (limit := position_limit(model)) is not None:
         max_length = min(max_length, limit)
@@ -56,40 +69,124 @@ def seq2seq_search(
     def search(variables: Any, batch: dict[str, jax.Array]) -> Decoded:
         call = functools.partial(model.apply, variables)
         memory = call(batch['source'], source_segments=batch['source_segments'], method='encode')
-        rows = batch['source'].shape[0]
         lengths = jnp.sum(batch['source_segments'] > 0, axis=-1)
-        common: dict[str, Any] = {
-            'batch': rows,
-            'bos': special.bos,
-            'eos': special.eos,
-            'pad': special.pad,
-            'vocab_size': special.vocab_size,
-            'max_length': max_length,
-            'limits': jnp.minimum(lengths + decoding.extra_length, max_length),
-        }
-
-        width = {'beam': decoding.beams, 'greedy': 1, 'sample': decoding.n_best}[decoding.method]
-        step, cache = _step_and_cache(model, variables, memory, max_length, width)
-        if decoding.method == 'beam':
-            return beam_search(
-                step, cache, beams=width, length_penalty=decoding.length_penalty, **common
-            )
-        if decoding.method == 'greedy':
-            return greedy_search(step, cache, **common)
-        # The numbers of the examples, so that a line draws the same in whatever batch it stands.
-        keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(decoding.seed), batch['rows'])
-        return sample(
+        step, cache = _step_and_cache(model, variables, memory, max_length, _width(decoding))
+        return _run(
+            decoding,
             step,
             cache,
-            key=keys,
-            samples=width,
-            temperature=decoding.temperature,
-            top_k=decoding.top_k,
-            top_p=decoding.top_p,
-            **common,
+            batch['rows'],
+            bos=special.bos,
+            eos=special.eos,
+            pad=special.pad,
+            vocab_size=special.vocab_size,
+            max_length=max_length,
+            limits=jnp.minimum(lengths + decoding.extra_length, max_length),
         )
 
     return search
+
+
+def causal_search(
+    model: nn.Module, decoding: Decoding, vocab_size: int, stop: int | None
+) -> Callable[[Any, dict[str, jax.Array]], Decoded]:
+    """A pure function `(variables, batch) -> Decoded` that continues prompts.
+
+    `batch` holds `tokens`, `segments` `[rows, length]`, prompts of unequal lengths padded on the
+    right, and `rows` `[rows]`. A prompt is read at once but for its last token, with which the
+    search begins; a continuation has at most `decoding.extra_length` tokens beside its end.
+
+    Args:
+        model: a `models.base.CausalLM`.
+        decoding: how to search.
+        vocab_size: true size; logits of a padded table above it are never chosen.
+        stop: the token that ends a continuation, the last of it; `None`: it ends when there is no
+            room. A beam search then closes it with the id `vocab_size`, which costs nothing.
+    """
+    room = decoding.extra_length
+
+    def search(variables: Any, batch: dict[str, jax.Array]) -> Decoded:
+        call = functools.partial(model.apply, variables)
+        tokens, width = batch['tokens'], _width(decoding)
+        before_last = jnp.maximum(jnp.sum(batch['segments'] > 0, axis=-1) - 1, 0)
+        rows, most = tokens.shape[0], tokens.shape[1] + room
+        if (limit := position_limit(model)) is not None:
+            most = min(most, limit)
+        cache = call(rows, most, method='init_cache')
+        _, cache = call(tokens, before_last, cache, method='extend')
+
+        def one(tokens: jax.Array, cache: Cache) -> tuple[jax.Array, Cache]:
+            logits, cache = call(tokens[:, None], jnp.ones_like(tokens), cache, method='extend')
+            return logits[:, 0], cache
+
+        step, cache = _for_width(one, cache, width, reorder=decoding.method == 'beam')
+        common: dict[str, Any] = {
+            'bos': jnp.take_along_axis(tokens, before_last[:, None], axis=1)[:, 0],
+            'pad': 0,
+            'vocab_size': vocab_size,
+        }
+        if decoding.method != 'beam':
+            common |= {'eos': stop, 'max_length': room, 'force_eos': False}
+        elif stop is not None:
+            common |= {'eos': stop, 'max_length': room + 1}
+        else:
+            step, cache = _endless(step, cache, vocab_size, room)
+            common |= {'eos': vocab_size, 'max_length': room + 1, 'vocab_size': None}
+        return _run(decoding, step, cache, batch['rows'], **common)
+
+    return search
+
+
+def _endless(
+    step: BeamStep, cache: Cache, vocab_size: int, room: int
+) -> tuple[BeamStep, tuple[Cache, jax.Array]]:
+    """Beam search for text without an end: one more token, `vocab_size`, that ends it.
+
+    It is impossible until `room` tokens are there, and then certain.
+    """
+
+    def endless(
+        tokens: jax.Array, parents: jax.Array, cache: tuple[Cache, jax.Array]
+    ) -> tuple[jax.Array, tuple[Cache, jax.Array]]:
+        inner, time = cache
+        # A dead hypothesis may have been given the end, which the model does not know.
+        logits, inner = step(jnp.minimum(tokens, vocab_size - 1), parents, inner)
+        is_full = time >= room
+        # [batch, beams, vocab] -> [batch, beams, vocab_size + 1]
+        text = jnp.where(is_full, -jnp.inf, logits[..., :vocab_size].astype(jnp.float32))
+        end = jnp.full((*text.shape[:-1], 1), jnp.where(is_full, 0.0, -jnp.inf))
+        return jnp.concatenate([text, end], axis=-1), (inner, time + 1)
+
+    return endless, (cache, jnp.zeros((), jnp.int32))
+
+
+def _width(decoding: Decoding) -> int:
+    """How many hypotheses of each row are followed."""
+    return {'beam': decoding.beams, 'greedy': 1, 'sample': decoding.n_best}[decoding.method]
+
+
+def _run(
+    decoding: Decoding, step: BeamStep, cache: Cache, rows: jax.Array, **common: Any
+) -> Decoded:
+    """The search that `decoding` asks for; `rows`: `[rows]` numbers of the examples."""
+    common['batch'] = rows.shape[0]
+    if decoding.method == 'beam':
+        penalty = decoding.length_penalty
+        return beam_search(step, cache, beams=decoding.beams, length_penalty=penalty, **common)
+    if decoding.method == 'greedy':
+        return greedy_search(step, cache, **common)
+    # The numbers of the examples, so that a line draws the same in whatever batch it stands.
+    keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(decoding.seed), rows)
+    return sample(
+        step,
+        cache,
+        key=keys,
+        samples=decoding.n_best,
+        temperature=decoding.temperature,
+        top_k=decoding.top_k,
+        top_p=decoding.top_p,
+        **common,
+    )
 
 
 def _step_and_cache(
@@ -111,3 +208,10 @@ def _step_and_cache(
 
     cache = call(memory, max_length, method='init_cache')
     return map_over_beams(one), replicate_for_beams(cache, width)
+
+
+def _for_width(step: Step, cache: Cache, width: int, *, reorder: bool) -> tuple[BeamStep, Cache]:
+    """A model's step and cache, for `width` hypotheses of each row."""
+    if width == 1:
+        return one_beam(step), cache
+    return map_over_beams(step, reorder=reorder), replicate_for_beams(cache, width)
