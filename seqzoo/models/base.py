@@ -155,6 +155,11 @@ class EncoderConfig(ModelConfig):
 
     dtype: Literal['float32', 'bfloat16'] = 'float32'
 
+    @property
+    def causal(self) -> bool:
+        """Whether the features of a position depend on nothing that comes later."""
+        return False
+
 
 class Labeler(Protocol):
     """One output vector for a whole input, or for each of its positions."""
@@ -183,6 +188,11 @@ class LabelingConfig(ModelConfig):
             raise ConfigError(f'num_outputs is {self.num_outputs}: give at least 1')
         if self.per not in ('sequence', 'step'):
             raise ConfigError(f'per is {self.per!r}: choose sequence or step')
+
+    @property
+    def causal(self) -> bool:
+        """Whether the output of a step depends on nothing that comes later."""
+        return False
 
     def known_outputs(self) -> int:
         """`num_outputs`. Raises `ConfigError` while it is open."""

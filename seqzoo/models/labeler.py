@@ -60,6 +60,11 @@ class LabelerConfig(LabelingConfig):
         if not 0.0 <= self.dropout_rate < 1.0:
             raise ConfigError(f'dropout_rate is {self.dropout_rate}: a rate lies in [0, 1)')
 
+    @property
+    def causal(self) -> bool:
+        """Whether it labels steps, and its encoder does not look ahead."""
+        return self.per == 'step' and self.encoder.causal
+
     def build(self) -> 'LabeledEncoder':
         """The module. Raises `ConfigError` while a size is open."""
         self.known_outputs()

@@ -45,6 +45,11 @@ class RecurrentEncoderConfig(EncoderConfig):
         )
     )
 
+    @property
+    def causal(self) -> bool:
+        """Whether all layers read forward."""
+        return self.layers.directions == 'forward'
+
     def build(self) -> 'RecurrentEncoder':
         """The module. Raises `ConfigError` while a size of the inputs is open."""
         return RecurrentEncoder(self)

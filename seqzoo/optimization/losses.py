@@ -1,6 +1,7 @@
-"""Losses over tokens, with gradients that need no second pass over the vocabulary."""
+"""Losses: over tokens, with gradients that need no second pass over the vocabulary, and of numbers."""
 
 import functools
+import math
 
 import jax
 import jax.numpy as jnp
@@ -54,3 +55,15 @@ def _backward(
 
 
 smoothed_cross_entropy.defvjp(_forward, _backward)
+
+
+def gaussian_nll(mean: jax.Array, log_scale: jax.Array, targets: jax.Array) -> jax.Array:
+    """Negative log-density of a normal distribution, in nats, elementwise.
+
+    Args:
+        mean: `[...]` float32.
+        log_scale: `[...]` logarithm of the standard deviation.
+        targets: `[...]` what came true.
+    """
+    z = (targets - mean) * jnp.exp(-log_scale)
+    return 0.5 * jnp.square(z) + log_scale + 0.5 * math.log(2 * math.pi)
