@@ -71,6 +71,8 @@ class TrainConfig:
         on_recompile: a batch of a shape that the plan did not announce, or anything else for which
             the step would be compiled anew, is refused (`'refuse'`) or compiled and counted
             (`'report'`).
+        deterministic: on a GPU take only kernels that add in a fixed order, so that a run that was
+            interrupted equals one that was not, bit by bit; slower. CPUs and TPUs always do.
     """
 
     steps: int = 100_000
@@ -90,6 +92,7 @@ class TrainConfig:
     non_finite: Literal['stop', 'skip'] = 'stop'
     max_gradient_norm: float | None = None
     on_recompile: Literal['refuse', 'report'] = 'refuse'
+    deterministic: bool = False
 
     def __post_init__(self) -> None:
         for name, least in _LEAST.items():

@@ -1,6 +1,7 @@
 """What a command is, and how its part of the command line is read."""
 
 import argparse
+import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -84,13 +85,46 @@ class Command:
     def _check_override(self, flag: str, known: set[str]) -> None:
         path = flag.removeprefix('--')
         if '.' not in path and path not in TOP_LEVEL_FIELDS:
-            close = nearest(flag, known) or f' (see `seqzoo {self.name} --help`)'
+            close = f'; {_ELSEWHERE[path]}' if self.overrides and path in _ELSEWHERE else ''
+            close = close or nearest(path, [word.removeprefix('--') for word in known])
+            close = close.replace('mean ', 'mean --')
+            if not close and self.overrides:  # only now: it imports jax
+                close = _configuration_hint(path)
+            close = close or f' (see `seqzoo {self.name} --help`)'
             raise UserError(f'seqzoo {self.name} has no option {flag}{close}')
         if not path.replace('_', '-').startswith(self.overrides):
             allowed = f'only --{"*, --".join(self.overrides)}*' if self.overrides else 'none'
             raise UserError(
                 f'seqzoo {self.name} does not take {flag} (of the configuration options {allowed})'
             )
+
+
+# What other programs call differently.
+_ELSEWHERE = {
+    'resume': 'a run goes on by itself where the same --run is given again',
+    'devices': 'the devices are laid out by --mesh.data and the other axes of the mesh',
+    'learning-rate': 'the learning rate is a matter of the schedule, such as --schedule.peak',
+    'lr': 'the learning rate is a matter of the schedule, such as --schedule.peak',
+    'epochs': 'the length of a training is --train.steps',
+    'batch-size': 'the size of a batch is --batch.tokens',
+}
+
+
+def _configuration_hint(path: str) -> str:
+    """What a configuration option without its group was meant to be; `''` if nobody knows."""
+    from seqzoo.experiment import BatchConfig, Decoding, MeshConfig, TrainConfig
+
+    kinds = {'train': TrainConfig, 'batch': BatchConfig, 'decode': Decoding, 'mesh': MeshConfig}
+    name = path.replace('_', '-')
+    options = [
+        (group, field.name.replace('_', '-'))
+        for group, kind in kinds.items()
+        for field in dataclasses.fields(kind)
+    ]
+    inside = [f'--{group}.{option}' for group, option in options if name in (group, option)]
+    if name in kinds and inside:
+        return f'; its parts have options of their own: {", ".join(inside)}'
+    return f'; did you mean {" or ".join(inside)}?' if inside else ''
 
 
 class Parser(argparse.ArgumentParser):

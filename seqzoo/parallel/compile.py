@@ -24,8 +24,6 @@ STRATEGIES: tuple[Strategy, ...] = get_args(Strategy)
 
 def check_strategy(strategy: Strategy, mesh: Mesh) -> None:
     """Raises `UserError` if `strategy` cannot run on `mesh`, or not in several processes."""
-    if strategy not in STRATEGIES:
-        raise UserError(f"strategy must be 'jit', 'shard_map' or 'pmap', not {strategy!r}.")
     if strategy == 'jit':
         return
     if strategy == 'pmap' and jax.process_count() > 1:
@@ -49,6 +47,7 @@ def compile_train_step(
     state_shardings: Any,
     rules: Rules = DEFAULT_RULES,
     strategy: Strategy = 'jit',
+    deterministic: bool = False,
 ) -> Callable[..., Any]:
     """`step(state, batch) -> (state, metrics)` compiled for `mesh`; the old state's memory is
     reused.
@@ -62,6 +61,7 @@ def compile_train_step(
             of the batch, unless the strategy is `'jit'`.
         rules: which mesh axes named axes are laid over; of no effect where arrays are local.
         strategy: how the step is laid over the devices.
+        deterministic: on a GPU take only kernels that add in a fixed order.
 
     Returns:
         A function of a state as `state_shardings` says and of global arrays `[rows, ...]`, the same
@@ -71,7 +71,13 @@ def compile_train_step(
         UserError: the strategy cannot run on this mesh.
     """
     check_strategy(strategy, mesh)
+    options = compiler_options(mesh.devices.flat[0].platform) if deterministic else None
     if strategy == 'pmap':
+        if options:
+            raise UserError(
+                'train.deterministic cannot be given to pmap; take --strategy shard_map, which '
+                'runs the same program on every device.'
+            )
         return _pmap(step, mesh, state_shardings)
     run = _with_rules(step, mesh, rules)
     if strategy == 'shard_map':
@@ -90,7 +96,13 @@ def compile_train_step(
         in_shardings=(state_shardings, rows_sharding(mesh)),
         out_shardings=(state_shardings, replicated(mesh)),
         donate_argnums=0,
+        compiler_options=options,
     )
+
+
+def compiler_options(platform: str) -> dict[str, bool] | None:
+    """What makes a program give the same bits in each run; CPUs and TPUs do so by themselves."""
+    return {'xla_gpu_deterministic_ops': True} if platform in ('gpu', 'cuda') else None
 
 
 def compile_for_rows(

@@ -74,24 +74,30 @@ def load_experiment_of(run_dir: Path) -> Experiment:
         raise UserError(f'{file}: {error}') from error
 
 
-def refuse_differences(old: Experiment, new: Experiment, run_dir: Path) -> None:
-    """Raises `UserError` with the list of what differs in the half that defines a run."""
-    found = [
-        str(d)
-        for d in differences(old, new)
-        if d.path.split('.')[0] in DEFINING and d.path not in WAYS_TO_RUN
-    ]
+def refuse_differences(old: Experiment, new: Experiment, run_dir: Path) -> list[str]:
+    """Raises `UserError` with the list of what differs in the half that defines a run.
+
+    Returns:
+        What differs in how it is trained from now on, and may.
+    """
+    all_ = differences(old, new)
+    defines = [d.path.split('.')[0] in DEFINING and d.path not in WAYS_TO_RUN for d in all_]
+    found = [str(d) for d, is_defining in zip(all_, defines, strict=True) if is_defining]
     if found:
         raise UserError(
             f'{run_dir} holds another run; it differs in {"; ".join(found)}: '
             'choose a new --run, or undo the change.'
         )
+    about_training = ('model', 'batch', 'strategy', 'mesh', 'train')
+    return [str(d) for d in all_ if d.path.split('.')[0] in about_training]
 
 
-def has_checkpoint(run_dir: Path) -> bool:
-    """Whether a run has come so far that its folder belongs to it."""
+def newest_checkpoint(run_dir: Path) -> int | None:
+    """The newest step that was saved; `None` where a folder belongs to no run yet."""
     folder = run_dir / CHECKPOINTS
-    return folder.is_dir() and any(path.name.isdigit() for path in folder.iterdir())
+    if not folder.is_dir():
+        return None
+    return max((int(path.name) for path in folder.iterdir() if path.name.isdigit()), default=None)
 
 
 def save_prepared(prepared: Prepared, run_dir: Path) -> None:

@@ -15,6 +15,18 @@ Status = Literal['interrupted', 'preempted']
 EXIT_STATUS: dict[Status, int] = {'interrupted': 130, 'preempted': 75}
 
 
+class Stopped(BaseException):
+    """A signal came before there was anything to save. Not an `Exception`: nobody may swallow it.
+
+    Attributes:
+        status: what was asked for.
+    """
+
+    def __init__(self, status: Status) -> None:
+        super().__init__(status)
+        self.status: Status = status
+
+
 class StopRequest:
     """Listens for signals while it is entered; the loop asks after every step.
 
@@ -35,7 +47,14 @@ class StopRequest:
     ```
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, at_once: bool = False) -> None:
+        """Prepares.
+
+        Args:
+            at_once: until `note` is called a signal ends what is going on, by `Stopped` or
+                KeyboardInterrupt; but for SIGTERM to one of several processes, which is JAX's.
+        """
+        self._at_once = at_once
         self._requested: Status | None = None
         self._agreed: Status | None = None
         self._expired = self._over = False
@@ -54,6 +73,10 @@ class StopRequest:
         for number, handler in self._former.items():
             signal.signal(number, handler)
         self._former = {}
+
+    def note(self) -> None:
+        """From now on the first signal is noted and ends nothing by itself."""
+        self._at_once = False
 
     @property
     def status(self) -> Status | None:
@@ -100,10 +123,12 @@ class StopRequest:
         self._former[number] = signal.signal(number, handler)
 
     def _on_interrupt(self, number: int, frame: FrameType | None) -> None:
-        if self._requested == 'interrupted':
+        if self._requested == 'interrupted' or self._at_once:
             raise KeyboardInterrupt
         self.request('interrupted')
 
     def _on_terminate(self, number: int, frame: FrameType | None) -> None:
+        if self._at_once:
+            raise Stopped('preempted')
         # Ctrl-C followed by a launcher's SIGTERM stays an interruption.
         self._requested = self._requested or 'preempted'

@@ -20,6 +20,7 @@ from seqzoo.training.averaging import Snapshots
 from seqzoo.training.checkpoint import Checkpoints
 from seqzoo.training.clock import Clock
 from seqzoo.training.events import EventLog, read_events
+from seqzoo.training.fork import Origin, begin_with, source_of
 from seqzoo.training.lengths import refuse_uneven_lengths
 from seqzoo.training.lock import RunLock
 from seqzoo.training.loop import History, Improvement, Loop
@@ -31,15 +32,15 @@ from seqzoo.training.run import (
     SNAPSHOTS,
     default_cache_dir,
     default_data_dir,
-    has_checkpoint,
     load_experiment_of,
     local_folder,
+    newest_checkpoint,
     refuse_differences,
     refuse_other_data,
     save_experiment,
     save_prepared,
 )
-from seqzoo.training.signals import StopRequest
+from seqzoo.training.signals import Stopped, StopRequest
 from seqzoo.training.state import StateFactory, TrainState
 from seqzoo.training.step import make_train_step
 
@@ -95,7 +96,6 @@ def train(
         UserError: bad data or configuration, another run in the folder, a loss that is not finite.
     """
     run, backend = local_folder(run_dir, '--run'), jax.default_backend()
-    fork_from = None if fork_from is None else local_folder(fork_from, '--fork-from')
     if require is not None and backend != require:
         raise UserError(
             f'--require {require}: JAX runs on {backend} here; see seqzoo doctor for what it finds.'
@@ -103,11 +103,30 @@ def train(
     mesh = build_mesh(experiment.mesh)
     check_strategy(experiment.strategy, mesh)
     refuse_uneven_lengths(experiment.batch, mesh)
+    arguments = (experiment, run, data_dir, cache_dir, progress, profile_steps, fork_from)
+    with StopRequest(at_once=True) as stop:
+        try:
+            return _prepare_and_train(*arguments, stop)
+        except Stopped as stopped:
+            return TrainResult(stopped.status, newest_checkpoint(run) or 0, run)
+
+
+def _prepare_and_train(
+    experiment: Experiment,
+    run: Path,
+    data_dir: str | Path | None,
+    cache_dir: str | Path | None,
+    progress: Mode,
+    profile_steps: int | None,
+    fork_from: str | Path | None,
+    stop: StopRequest,
+) -> TrainResult:
     with ExitStack() as stack:
         clock = stack.enter_context(Clock())
         lock = RunLock(run)  # one for all processes
         agreement.first_does(lambda: stack.enter_context(lock))
-        is_new = not has_checkpoint(run)
+        is_new = newest_checkpoint(run) is None
+        source = source_of(run, fork_from) if is_new else None
         agreement.same_everywhere(str(is_new), f'{run} holds {_OTHER_FOLDER}')
         bar = Progress(experiment.train.steps, mode=progress if agreement.is_first() else 'none')
         prepared = agreement.once_a_host(
@@ -115,32 +134,48 @@ def train(
                 experiment.batch,
                 data_dir=default_data_dir(data_dir),
                 cache_dir=Path(cache_dir) if cache_dir else default_cache_dir(),
-                run_dir=_tokenizer_of(run, is_new, fork_from),
+                run_dir=source if is_new else run,  # parameters mean nothing with another tokenizer
                 announce=bar.announce,
             )
         )
         agreement.same_everywhere(str(prepared.identity), f'the data is {_OTHER_DATA}')
         # Together: nobody may still read what the first process is about to write anew.
-        resolved = agreement.together(lambda: _checked(experiment, prepared, run, is_new))
+        resolved, changed = agreement.together(lambda: _checked(experiment, prepared, run, is_new))
         plan = experiment.task.plan(prepared, experiment.batch, experiment.seed)
-        # Only now, when all input is known to be good, does the folder become this run's.
-        agreement.first_does(lambda: save_prepared(prepared, run))
-        agreement.first_does(lambda: save_experiment(resolved, run))
-        seen = str((run / EXPERIMENT).exists())
-        agreement.same_everywhere(seen, f'{run} holds {_OTHER_FOLDER}')
+        if not is_new and fork_from is not None:
+            bar.announce(f'{run} has checkpoints of its own: --fork-from is left out')
+        if changed:
+            bar.announce(f'going on with other settings: {"; ".join(changed)}')
         return _train(
-            resolved, prepared, plan, run, stack, lock, clock, progress, profile_steps, fork_from
+            resolved, prepared, plan, run, stack, lock, clock, stop, progress, profile_steps, source
         )
 
 
-def _checked(experiment: Experiment, prepared: Prepared, run: Path, is_new: bool) -> Experiment:
-    """The experiment with everything resolved, if it is that of the run."""
+def _claim(experiment: Experiment, prepared: Prepared, run: Path, origin: Origin | None) -> None:
+    """The folder becomes this run's: only now, when all input is known to be good."""
+
+    def write() -> None:
+        save_prepared(prepared, run)
+        save_experiment(experiment, run)
+        if origin is not None:
+            origin.save(run)
+
+    agreement.first_does(write)
+    seen = str((run / EXPERIMENT).exists())
+    agreement.same_everywhere(seen, f'{run} holds {_OTHER_FOLDER}')
+
+
+def _checked(
+    experiment: Experiment, prepared: Prepared, run: Path, is_new: bool
+) -> tuple[Experiment, list[str]]:
+    """The experiment with everything resolved, if it is that of the run, and what has changed."""
+    changed = []
     resolved = replace(experiment, model=experiment.task.resolve(experiment.model, prepared))
     if not is_new:
-        refuse_differences(load_experiment_of(run), resolved, run)
+        changed = refuse_differences(load_experiment_of(run), resolved, run)
         refuse_other_data(prepared, run)
     _refuse_idle_steps(experiment)
-    return resolved
+    return resolved, changed
 
 
 def _train(
@@ -151,9 +186,10 @@ def _train(
     stack: ExitStack,
     lock: RunLock,
     clock: Clock,
+    stop: StopRequest,
     mode: Mode,
     profile_steps: int | None,
-    fork_from: str | Path | None,
+    source: Path | None,
 ) -> TrainResult:
     task, config = experiment.task, experiment.train
     metric, best_mode = task.best_metric
@@ -176,7 +212,7 @@ def _train(
             best_mode=best_mode,  # type: ignore[arg-type]
         )
     )
-    improvement, history = Improvement(best_mode), History()
+    improvement, history, origin = Improvement(best_mode), History(), None
     restored = checkpoints.restore(factory.abstract())
     if restored is not None:
         state: TrainState = restored.state
@@ -184,8 +220,9 @@ def _train(
         history = History(restored.meta.get('examples_digest', history.digest))
     else:
         state = factory.create()
-        if fork_from is not None:
-            state = replace(state, params=_forked(fork_from, state))
+        if source is not None:
+            state, origin = begin_with(source, state)
+    _claim(experiment, prepared, run, origin)
     start = int(state.step)
     events = stack.enter_context(EventLog(run, enabled=writer))
     lost = events.resume(start)  # also where a run ended before its first checkpoint
@@ -215,8 +252,8 @@ def _train(
         )
 
     bar = stack.enter_context(Progress(config.steps, start=start, mode=mode if writer else 'none'))
-    if restored is not None and fork_from is not None:
-        bar.announce(f'{run} has checkpoints of its own: --fork-from is left out')
+    if origin is not None:
+        bar.announce(f'beginning with the parameters of {origin.run}, step {origin.step:,}')
     for line in _opening(experiment, plan, mesh, start):
         bar.announce(line)
     events.write(
@@ -227,10 +264,17 @@ def _train(
         seed=experiment.seed,
         examples_digest=history.digest,
         lost_seconds=round(lost, 3),
+        **({} if origin is None else {'forked_from': origin.run, 'forked_step': origin.step}),
     )
     loop = Loop(
         config=config,
-        step=compile_train_step(step, mesh, shardings, strategy=experiment.strategy),
+        step=compile_train_step(
+            step,
+            mesh,
+            shardings,
+            strategy=experiment.strategy,
+            deterministic=config.deterministic,
+        ),
         guard=StepGuard(
             task.batch_specs(plan, row_multiple=row_multiple, process_count=share.count)
         ),
@@ -253,7 +297,7 @@ def _train(
         else None,
         events=events,
         progress=bar,
-        stop=stack.enter_context(StopRequest()),
+        stop=stop,
         lock=lock,
         clock=clock,
         history=history,
@@ -261,6 +305,7 @@ def _train(
             _Profiler(run / 'profile', start, profile_steps if writer else None)
         ),
     )
+    stop.note()
     state, status = loop.run(state)
     return TrainResult(status, int(state.step), run)  # type: ignore[arg-type]
 
@@ -288,27 +333,6 @@ def _opening(experiment: Experiment, plan: Any, mesh: Any, start: int) -> list[s
     if start:
         lines.append(f'going on from step {start:,}')
     return lines
-
-
-def _forked(source: str | Path, state: TrainState) -> Any:
-    abstract = jax.tree.map(
-        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding),
-        state.params,
-    )
-    with Checkpoints(Path(source) / CHECKPOINTS, read_only=True) as checkpoints:
-        restored = checkpoints.restore_params(abstract)
-    if restored is None:
-        raise UserError(
-            f'--fork-from {source}: there is no checkpoint; is it the folder of a trained run?'
-        )
-    return restored.state
-
-
-def _tokenizer_of(run: Path, is_new: bool, fork_from: str | Path | None) -> Path | None:
-    """The run whose tokenizer is used: parameters mean nothing with another one."""
-    if not is_new:
-        return run
-    return Path(fork_from) if fork_from is not None else None
 
 
 def _refuse_idle_steps(experiment: Experiment) -> None:

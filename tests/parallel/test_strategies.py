@@ -18,7 +18,12 @@ from seqzoo.layers.dropout import Dropout
 from seqzoo.models.transformer import TransformerConfig
 from seqzoo.optimization.schedules import Constant
 from seqzoo.parallel.axes import axis_rules, sum_over_shards
-from seqzoo.parallel.compile import check_strategy, compile_for_rows, compile_train_step
+from seqzoo.parallel.compile import (
+    check_strategy,
+    compile_for_rows,
+    compile_train_step,
+    compiler_options,
+)
 from seqzoo.parallel.mesh import MeshConfig, build_mesh, put_rows
 from seqzoo.tasks.base import Losses, Sums
 from seqzoo.tasks.translation import Translation
@@ -299,3 +304,13 @@ def test_pmap_in_several_processes_is_refused_with_the_remedy(monkeypatch):
     with pytest.raises(UserError, match='--strategy shard_map'):
         check_strategy('pmap', build_mesh(MeshConfig()))
     check_strategy('shard_map', build_mesh(MeshConfig()))
+
+
+def test_deterministic_kernels_are_asked_for_by_a_name_that_the_compiler_knows():
+    assert compiler_options('cpu') is None
+    options = compiler_options('gpu')
+    assert options
+    compiled = jax.jit(lambda x: x + 1, compiler_options=options).lower(1.0).compile()
+    assert compiled(1.0) == 2.0
+    with pytest.raises(jax.errors.JaxRuntimeError, match='No such compile option'):
+        jax.jit(lambda x: x, compiler_options={'xla_gpu_no_such': True}).lower(1.0).compile()

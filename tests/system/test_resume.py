@@ -2,6 +2,8 @@
 
 import importlib
 import json
+import re
+import shutil
 
 import jax
 import numpy as np
@@ -20,10 +22,17 @@ def final(path):
     return run.step, jax.device_get(run.params)
 
 
+def events_of(run):
+    return [json.loads(line) for line in (run / 'metrics.jsonl').read_text().splitlines()]
+
+
 def test_a_resumed_run_ends_with_the_same_parameters_bit_for_bit(train, tmp_path):
     assert train('whole', steps=6).status == 0
     assert train('parts', steps=3).status == 0
-    assert train('parts', steps=6).status == 0
+    again = train('parts', '--train.max-gradient-norm=5000', steps=6)
+    assert again.status == 0
+    # What may change is named where it does.
+    assert re.search('other settings: .*train.steps: .*train.max_gradient_norm', again.err)
     (step, whole), (other, parts) = final(tmp_path / 'whole'), final(tmp_path / 'parts')
     assert step == other == 6
     jax.tree.map(np.testing.assert_array_equal, whole, parts)
@@ -91,9 +100,25 @@ def test_a_fork_begins_with_the_parameters_of_the_other_run(train, tmp_path):
     assert train('first', steps=4).status == 0
     forked = train('second', '--fork-from', str(tmp_path / 'first'), '--seed=5', steps=1)
     assert forked.status == 0
+    begun = next(e for e in events_of(tmp_path / 'second') if e['kind'] == 'start')
+    assert begun['forked_from'] == str(tmp_path / 'first')
+    assert begun['forked_step'] == 4
     first, second = final(tmp_path / 'first')[1], final(tmp_path / 'second')[1]
     distances = jax.tree.map(lambda a, b: float(np.abs(a - b).max()), first, second)
     assert max(jax.tree.leaves(distances)) < 0.01  # one step of Adam at the start of the warm-up
+    # A start over, before the first checkpoint, begins with the same parameters.
+    shutil.rmtree(tmp_path / 'second' / 'checkpoints')
+    again = train('second', '--seed=5', steps=1)
+    assert f'beginning with the parameters of {tmp_path / "first"}, step 4' in again.err
+    jax.tree.map(np.testing.assert_array_equal, second, final(tmp_path / 'second')[1])
+
+
+def test_a_fork_from_another_model_writes_nothing(train, tmp_path):
+    assert train('first', steps=1).status == 0
+    refused = train('second', '--fork-from', str(tmp_path / 'first'), '--model.mlp-dim=32', steps=1)
+    assert refused.status == 2
+    assert 'belongs to another model' in refused.err
+    assert not (tmp_path / 'second' / 'experiment.json').exists()
 
 
 def test_the_history_of_a_resumed_run_has_no_doubles(train, tmp_path):

@@ -11,6 +11,7 @@ import jax
 import numpy as np
 import pytest
 
+from seqzoo.tasks.translation import Translation
 from seqzoo.training import load_run
 
 
@@ -51,6 +52,19 @@ def test_a_stopped_run_saves_and_goes_on_bit_for_bit(corpus, small, tmp_path, nu
     ends = [load_run(tmp_path / name, step='latest') for name in ('stopped', 'whole')]
     assert [run.step for run in ends] == [last, last]
     jax.tree.map(np.testing.assert_array_equal, *(jax.device_get(run.params) for run in ends))
+
+
+def test_sigterm_while_the_data_is_read_leaves_with_75_and_nothing_written(
+    train, monkeypatch, tmp_path
+):
+    def terminated(*arguments, **options):
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(Translation, 'prepare', terminated)
+    assert train(steps=2).status == 75
+    assert not (tmp_path / 'run' / 'experiment.json').exists()
+    monkeypatch.undo()
+    assert train(steps=1).status == 0
 
 
 @pytest.mark.slow

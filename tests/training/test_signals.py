@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from seqzoo.training.signals import StopRequest
+from seqzoo.training.signals import Stopped, StopRequest
 
 
 @pytest.mark.parametrize(
@@ -26,6 +26,19 @@ def test_a_signal_asks_to_stop_after_the_step(number, status, code):
         assert stop.requested
     assert (stop.status, stop.exit_status) == (status, code)
     assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
+
+
+@pytest.mark.parametrize(
+    ('number', 'raised'), [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, Stopped)]
+)
+def test_a_signal_before_there_is_anything_to_save_leaves_at_once(number, raised):
+    with StopRequest(at_once=True) as stop:
+        with pytest.raises(raised):
+            os.kill(os.getpid(), number)
+        assert not stop.requested
+        stop.note()
+        os.kill(os.getpid(), number)
+        assert stop.after(1)
 
 
 def test_a_second_interrupt_leaves_at_once():
@@ -70,7 +83,7 @@ def test_outside_the_main_thread_nothing_is_installed():
 def test_a_program_finishes_its_step_and_leaves_with_the_status():
     program = """
 import sys, time
-from seqzoo.training.signals import StopRequest
+from seqzoo.training.signals import Stopped, StopRequest
 with StopRequest() as stop:
     for step in range(1, 1000):
         print('begin', step, flush=True)
