@@ -19,9 +19,11 @@ class Optimizer(abc.ABC):
 
     Attributes:
         clip_norm: gradients of a larger global norm are scaled down to it; `None` leaves them.
+        clip_value: each element of a gradient is moved into plus and minus this; `None` leaves it.
     """
 
     clip_norm: float | None = None
+    clip_value: float | None = None
 
     @abc.abstractmethod
     def direction(self) -> optax.GradientTransformation:
@@ -29,9 +31,12 @@ class Optimizer(abc.ABC):
 
     def build(self) -> optax.GradientTransformation:
         """Clipping (if asked for) followed by `direction`."""
-        if self.clip_norm is None:
-            return self.direction()
-        return optax.chain(optax.clip_by_global_norm(self.clip_norm), self.direction())
+        chain = [self.direction()]
+        if self.clip_value is not None:
+            chain.insert(0, optax.clip(self.clip_value))
+        if self.clip_norm is not None:
+            chain.insert(0, optax.clip_by_global_norm(self.clip_norm))
+        return chain[0] if len(chain) == 1 else optax.chain(*chain)
 
 
 def _matrices(params: Any) -> Any:
@@ -41,7 +46,7 @@ def _matrices(params: Any) -> Any:
 
     def is_matrix(path: Any, leaf: jax.Array) -> bool:
         del leaf
-        return getattr(path[-1], 'key', None) not in ('bias', 'scale')
+        return not str(getattr(path[-1], 'key', '')).endswith(('bias', 'scale'))
 
     return jax.tree_util.tree_map_with_path(is_matrix, params)
 
@@ -94,15 +99,54 @@ def _scale_by_adam(beta1: float, beta2: float, epsilon: float) -> optax.Gradient
 
 @dataclass(frozen=True, kw_only=True)
 class SGD(Optimizer):
-    """Stochastic gradient descent, optionally with (Nesterov) momentum."""
+    """Stochastic gradient descent, optionally with (Nesterov) momentum.
+
+    Attributes:
+        momentum: of the running sum of gradients; `None`: none.
+        nesterov: look ahead along it.
+        weight_decay: this share of kernels and tables is added to their gradient, after clipping.
+    """
 
     momentum: float | None = None
     nesterov: bool = False
+    weight_decay: float = 0.0
 
     def direction(self) -> optax.GradientTransformation:
         if self.momentum is None:
-            return optax.identity()
-        return optax.trace(self.momentum, self.nesterov)
+            step = optax.identity()
+        else:
+            step = optax.trace(self.momentum, self.nesterov)
+        if not self.weight_decay:
+            return step
+        return optax.chain(optax.add_decayed_weights(self.weight_decay, _matrices), step)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RMSProp(Optimizer):
+    """Tieleman and Hinton 2012: gradient / (root of the running mean square + epsilon).
+
+    The defaults are those of Karpathy's char-rnn; torch's decay is 0.99.
+    """
+
+    decay_rate: float = 0.95
+    epsilon: float = 1e-8
+
+    def direction(self) -> optax.GradientTransformation:
+        return optax.scale_by_rms(self.decay_rate, self.epsilon, eps_in_sqrt=False)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Adagrad(Optimizer):
+    """Duchi, Hazan, Singer 2011: gradient / root of the sum of all squares so far.
+
+    Attributes:
+        initial: what that sum starts at; 1 for Jozefowicz et al. 2016.
+    """
+
+    initial: float = 0.1
+
+    def direction(self) -> optax.GradientTransformation:
+        return optax.scale_by_rss(self.initial)
 
 
 @dataclass(frozen=True, kw_only=True)

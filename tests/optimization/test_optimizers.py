@@ -5,7 +5,7 @@ import numpy as np
 import optax
 import pytest
 
-from seqzoo.optimization.optimizers import SGD, Adadelta, Adafactor, Adam
+from seqzoo.optimization.optimizers import SGD, Adadelta, Adafactor, Adagrad, Adam, RMSProp
 
 
 def run(optimizer, gradients, params, rate=0.1):
@@ -45,14 +45,39 @@ def test_adam_equals_torch():
     np.testing.assert_allclose(found['kernel'], parameter.detach().numpy(), rtol=1e-5)
 
 
-def test_weight_decay_leaves_biases_and_scales_alone():
-    params = {name: jnp.ones((2, 3)) for name in ('kernel', 'bias', 'scale', 'embedding')}
+@pytest.mark.parametrize(
+    ('ours', 'theirs', 'more'),
+    [
+        (RMSProp(decay_rate=0.9), 'RMSprop', {'alpha': 0.9, 'eps': 1e-8}),
+        (Adagrad(initial=0.3), 'Adagrad', {'initial_accumulator_value': 0.3, 'eps': 0}),
+        (SGD(weight_decay=0.2, clip_norm=1.5), 'SGD', {'weight_decay': 0.2}),
+    ],
+)
+def test_the_optimizers_of_recurrent_papers_equal_torch(ours, theirs, more):
+    torch = pytest.importorskip('torch')
+    generator = np.random.default_rng(2)
+    start, gradients = generator.normal(size=6), generator.normal(size=(4, 6))
+    parameter = torch.nn.Parameter(torch.tensor(start))
+    optimizer = getattr(torch.optim, theirs)([parameter], lr=0.1, **more)
+    for g in gradients:
+        parameter.grad = torch.tensor(g)
+        if ours.clip_norm is not None:
+            torch.nn.utils.clip_grad_norm_([parameter], ours.clip_norm)
+        optimizer.step()
+    updates = [{'kernel': jnp.asarray(g)} for g in gradients]
+    found = run(ours, updates, {'kernel': jnp.asarray(start)})
+    np.testing.assert_allclose(found['kernel'], parameter.detach().numpy(), rtol=1e-5)
+
+
+@pytest.mark.parametrize('optimizer', [Adam(weight_decay=0.5), SGD(weight_decay=0.5)])
+def test_weight_decay_leaves_biases_and_scales_alone(optimizer):
+    names = ('kernel', 'table', 'bias', 'scale', 'input_bias', 'logit_bias', 'cell_norm_scale')
+    params = {name: jnp.ones((2, 3)) for name in names}
     nothing = {name: jnp.zeros((2, 3)) for name in params}
-    found = run(Adam(weight_decay=0.5), [nothing], params)
-    for name in ('kernel', 'embedding'):
-        np.testing.assert_allclose(found[name], 0.95)
-    for name in ('bias', 'scale'):
-        np.testing.assert_allclose(found[name], 1.0)
+    found = run(optimizer, [nothing], params)
+    for name in names:
+        expected = 0.95 if name in ('kernel', 'table') else 1.0
+        np.testing.assert_allclose(found[name], expected, err_msg=name)
 
 
 def test_clipping_is_by_the_global_norm():
@@ -60,6 +85,12 @@ def test_clipping_is_by_the_global_norm():
     found = run(SGD(clip_norm=1.0), [gradient], {k: jnp.zeros(2) for k in gradient}, rate=1.0)
     np.testing.assert_allclose(optax.global_norm(found), 1.0, rtol=1e-6)
     np.testing.assert_allclose(found['a'] / found['b'], 0.75, rtol=1e-6)
+
+
+def test_clipping_by_value_moves_each_element():
+    gradient = {'a': jnp.array([-9.0, 0.5, 7.0])}
+    found = run(SGD(clip_value=2.0), [gradient], {'a': jnp.zeros(3)}, rate=1.0)
+    np.testing.assert_allclose(found['a'], [2.0, -0.5, -2.0])
 
 
 @pytest.mark.parametrize('optimizer', [SGD(momentum=0.9, nesterov=True), Adafactor(), Adadelta()])
