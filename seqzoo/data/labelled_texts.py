@@ -1,0 +1,131 @@
+"""Texts with a class each: film reviews and sentences about films.
+
+Imdb         the Large Movie Review Dataset (Maas et al. 2011), one JSON object a line with
+             `text`, `label` (1: positive) and `movie`
+RtPolarity   sentence polarity data v1.0 (Pang and Lee 2005), one tokenised sentence a line, one
+             file a class
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+
+from seqzoo.data.labelled import Labelled, LabelledData, folds, split_by_folds
+from seqzoo.data.public_files import PublicFile
+from seqzoo.data.text_files import open_text_file, read_lines
+from seqzoo.errors import UserError
+
+SENTIMENT = ('negative', 'positive')
+
+
+@dataclass(frozen=True, kw_only=True)
+class Imdb(LabelledData):
+    """Film reviews. A tenth of the films of the training file are set aside as 'dev'.
+
+    Attributes:
+        train, test: names of the files.
+        seed: which films are set aside.
+    """
+
+    folder: str = 'imdb'
+    train: str = 'train_25k.jsonl'
+    test: str = 'test_2k.jsonl'
+    seed: int = 0
+
+    published: ClassVar = {
+        'train_25k.jsonl': PublicFile(
+            '71b20f8338585a7c5d49595d04b49de948d35e9f5fc78432e7eec797026daa0a'
+        ),
+        'test_2k.jsonl': PublicFile(
+            'ef4534e2d050d2fc382e4ffbb941a50ec01f4438923336acadff653372460a8e'
+        ),
+    }
+
+    @property
+    def files(self) -> Mapping[str, PublicFile]:
+        return {n: file for n, file in self.published.items() if n in (self.train, self.test)}
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        return SENTIMENT
+
+    def read(self, split: str, data_dir: Path | None) -> Labelled:
+        self._refuse_split(split)
+        name = self.test if split == 'test' else self.train
+        reviews = _read_reviews(self._find(data_dir, name, split))
+        labels = np.array([label for _, label, _ in reviews], np.int32)
+        found = Labelled([text for text, _, _ in reviews], labels)
+        if split == 'test':
+            return found
+        set_aside = folds([movie for _, _, movie in reviews], 10, seed=self.seed) == 0
+        return found.chosen(np.flatnonzero(set_aside == (split == 'dev')))
+
+
+def _read_reviews(path: Path) -> list[tuple[str, int, str]]:
+    found = []
+    for number, line in enumerate(read_lines(path), 1):
+        try:
+            review = json.loads(line)
+            text, label, movie = review['text'], review['label'], review['movie']
+        except (ValueError, KeyError, TypeError) as error:
+            raise UserError(
+                f'{path}: line {number} is no review with text, label and movie ({error}); fetch '
+                'the file again'
+            ) from error
+        if label not in (0, 1):
+            raise UserError(f'{path}: the label in line {number} is {label!r}, not 0 or 1')
+        found.append((str(text), int(label), str(movie)))
+    return found
+
+
+@dataclass(frozen=True, kw_only=True)
+class RtPolarity(LabelledData):
+    """Sentences about films, in ten parts: one to test on, one for 'dev', eight to train on.
+
+    Attributes:
+        fold: the part to test on, 0 to 9.
+        seed: which sentence comes into which part; equal ones come into one.
+    """
+
+    folder: str = 'rt_polarity'
+    fold: int = 0
+    seed: int = 0
+
+    published: ClassVar = {
+        'rt-polarity.neg': PublicFile(
+            '4ace77d558c3714723843f1d65b60c01e3417b208180f0728808d76ad0eeeaca'
+        ),
+        'rt-polarity.pos': PublicFile(
+            '2da124ec187a9d5a29c9f04e91c540e02baed5af8868f550a26bd6fd4dbf8bf0'
+        ),
+    }
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.fold < 10:
+            raise UserError(f'corpus.fold is {self.fold}; the ten parts are 0 to 9')
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        return SENTIMENT
+
+    def read(self, split: str, data_dir: Path | None) -> Labelled:
+        self._refuse_split(split)
+        sides = [
+            _read_latin1(self._find(data_dir, name, split))
+            for name in ('rt-polarity.neg', 'rt-polarity.pos')
+        ]
+        texts = [text for side in sides for text in side]
+        labels = np.repeat(np.arange(2, dtype=np.int32), [len(side) for side in sides])
+        found = folds(texts, 10, seed=self.seed)
+        return Labelled(texts, labels).chosen(split_by_folds(found, split, 10, self.fold))
+
+
+def _read_latin1(path: Path) -> list[str]:
+    r"""Lines of a file in Windows' Latin alphabet; only '\n' ends one, for the text has 0x85."""
+    with open_text_file(path) as file:
+        text = file.read().decode('latin-1')
+    return [line.removesuffix('\r').strip(' ') for line in text.removesuffix('\n').split('\n')]

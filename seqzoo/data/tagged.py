@@ -1,0 +1,189 @@
+"""Sequences with a class at each position: words and their parts of speech, residues and the
+structure that they are part of.
+
+    UniversalDependencies   CoNLL-U files; universal parts of speech (Nivre et al. 2020)
+    Cb513                   513 protein domains (Cuff and Barton 1999) in their chains, with the
+                            secondary structure by DSSP (Kabsch and Sander 1983), 3 or 8 classes
+"""
+
+import csv
+import io
+import itertools
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar, Literal
+
+import numpy as np
+
+from seqzoo.data.labelled import Tagged, TaggedData, folds, split_by_folds
+from seqzoo.data.public_files import PublicFile
+from seqzoo.data.text_files import read_lines
+from seqzoo.errors import UserError
+
+UNIVERSAL_TAGS = (
+    *('ADJ', 'ADP', 'ADV', 'AUX', 'CCONJ', 'DET', 'INTJ', 'NOUN', 'NUM', 'PART', 'PRON'),
+    *('PROPN', 'PUNCT', 'SCONJ', 'SYM', 'VERB', 'X'),
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class UniversalDependencies(TaggedData):
+    """Words with their universal parts of speech, from `TREEBANK-ud-PART.conllu`.
+
+    Attributes:
+        treebank: as in the names of the files.
+        train, dev, test: which part each split is. `dev=None`: a tenth of the documents of the
+            training part are set aside, so that results can be reported on the part 'dev'.
+        seed: which documents are set aside.
+    """
+
+    folder: str = 'ud_english_ewt'
+    treebank: str = 'en_ewt'
+    train: str = 'train'
+    dev: str | None = 'dev'
+    test: str = 'test'
+    seed: int = 0
+
+    published: ClassVar = {
+        'en_ewt-ud-train.conllu': PublicFile(
+            '3fb78e2b55482c8ee00caa653af436c88c9e5bc9a73ce26e4ae3ddc79d2b7e7b'
+        ),
+        'en_ewt-ud-dev.conllu': PublicFile(
+            '531a54ff90d6ab12201c5a50c3e78e6ddac4de69abc4bce5d275d3cd29efe2b6'
+        ),
+    }
+
+    @property
+    def files(self) -> Mapping[str, PublicFile]:
+        parts = {self._file(part) for part in (self.train, self.dev, self.test) if part}
+        return {name: file for name, file in self.published.items() if name in parts}
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        return UNIVERSAL_TAGS
+
+    def _file(self, part: str) -> str:
+        return f'{self.treebank}-ud-{part}.conllu'
+
+    def read(self, split: str, data_dir: Path | None) -> Tagged:
+        self._refuse_split(split)
+        part = {'train': self.train, 'dev': self.dev, 'test': self.test}[split]
+        path = self._find(data_dir, self._file(self.train if part is None else part), split)
+        numbers = {tag: number for number, tag in enumerate(UNIVERSAL_TAGS)}
+        words, tags, documents = [], [], []
+        for document, sentence in read_conllu(path):
+            words.append([word for word, _ in sentence])
+            try:
+                tags.append(np.array([numbers[tag] for _, tag in sentence], np.int32))
+            except KeyError as error:
+                raise UserError(
+                    f'{path}: {error.args[0]!r} is no universal part of speech; the tags stand in '
+                    'the fourth column'
+                ) from error
+            documents.append(document)
+        found = Tagged(words, tags, [np.ones(len(t), bool) for t in tags])
+        if split == 'test' or self.dev is not None:
+            return found
+        set_aside = folds(documents, 10, seed=self.seed) == 0
+        return found.chosen(np.flatnonzero(set_aside == (split == 'dev')))
+
+
+def read_conllu(path: Path) -> Iterator[tuple[str, list[tuple[str, str]]]]:
+    """The sentences of a CoNLL-U file: name of the document, and (form, universal tag) of each
+    word.
+
+    Ranges of several words (`3-4`) and empty nodes (`5.1`) are left out: their parts are words of
+    their own.
+
+    Raises:
+        UserError: a line has too few columns (says where).
+    """
+    document, sentence = '', []
+    lines = enumerate(read_lines(path), 1)
+    for number, line in itertools.chain(lines, [(0, '')]):
+        if not line.strip():
+            if sentence:
+                yield document, sentence
+            sentence = []
+        elif line.startswith('#'):
+            key, _, value = line[1:].partition('=')
+            if key.strip() == 'newdoc id':
+                document = value.strip()
+        else:
+            columns = line.split('\t')
+            if len(columns) < 4:
+                raise UserError(
+                    f'{path}: line {number} has {len(columns)} columns, not the ten of CoNLL-U; '
+                    'fetch the file again'
+                )
+            if columns[0].isdigit():
+                sentence.append((columns[1], columns[3]))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cb513(TaggedData):
+    """Protein chains with the secondary structure of each residue, in ten parts.
+
+    Equal chains, of which different domains count, come into one part. Positions outside the
+    domains of CB513 are seen, but neither trained on nor scored.
+
+    Attributes:
+        states: 3 (helix H, strand E, coil C) or 8 (those of DSSP).
+        fold: the part to test on, 0 to 9; the one behind it is 'dev'.
+        seed: which chain comes into which part.
+    """
+
+    folder: str = 'protein_ss'
+    states: Literal[3, 8] = 3
+    fold: int = 0
+    seed: int = 0
+
+    separator: ClassVar[str] = ''
+    published: ClassVar = {
+        'CB513_HHblits.csv': PublicFile(
+            '829e357259fd132e945af4ea4ffa4233f135e886b749a2fc5111b41102537afc'
+        ),
+    }
+
+    def __post_init__(self) -> None:
+        if self.states not in (3, 8):
+            raise UserError(f'corpus.states is {self.states}; choose 3 or 8')
+        if not 0 <= self.fold < 10:
+            raise UserError(f'corpus.fold is {self.fold}; the ten parts are 0 to 9')
+
+    @property
+    def name(self) -> str:
+        return f'cb513 q{self.states}'
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        return tuple('HEC') if self.states == 3 else tuple('HGIEBTSC')
+
+    def read(self, split: str, data_dir: Path | None) -> Tagged:
+        self._refuse_split(split)
+        path = self._find(data_dir, 'CB513_HHblits.csv', split)
+        numbers = {name: number for number, name in enumerate(self.classes)}
+        chains, tags, counts = [], [], []
+        text = io.StringIO('\n'.join(read_lines(path)))
+        for row, record in enumerate(csv.DictReader(text, skipinitialspace=True), 1):
+            try:
+                residues = record['input'].split()
+                states = [numbers[s] for s in record[f'dssp{self.states}'].split()]
+                mask = [float(m) == 1 for m in record['cb513_mask'].split()]
+            except (KeyError, ValueError, AttributeError) as error:
+                raise UserError(
+                    f'{path}: chain {row} has no such columns or states ({error}); fetch the file '
+                    'again'
+                ) from error
+            if not len(residues) == len(states) == len(mask):
+                raise UserError(
+                    f'{path}: chain {row} has {len(residues)} residues, {len(states)} states and '
+                    f'{len(mask)} marks; fetch the file again'
+                )
+            chains.append(residues)
+            tags.append(np.array(states, np.int32))
+            counts.append(np.array(mask))
+        found = folds([' '.join(chain) for chain in chains], 10, seed=self.seed)
+        chosen = split_by_folds(found, split, 10, self.fold)
+        return Tagged(chains, tags, counts).chosen(chosen)

@@ -1,0 +1,153 @@
+"""Readers of labelled data: what a split holds, and what is said of damaged files."""
+
+import gzip
+import json
+
+import numpy as np
+import pytest
+
+from seqzoo.data.angle_chains import RESIDUES, AngleChains
+from seqzoo.data.labelled import folds, split_by_folds
+from seqzoo.data.labelled_texts import Imdb, RtPolarity
+from seqzoo.data.mnist import Mnist, read_idx
+from seqzoo.data.tagged import Cb513, UniversalDependencies, read_conllu
+from seqzoo.errors import UserError
+
+SPLITS = ('train', 'dev', 'test')
+
+
+def test_a_group_is_never_torn_apart_and_parts_are_about_equal():
+    groups = [i % 37 for i in range(200)]
+    found = folds(groups, 10, seed=3)
+    assert all(len(set(found[np.array(groups) == g])) == 1 for g in range(37))
+    assert sorted(np.unique(found)) == list(range(10))
+    parts = [split_by_folds(found, split, 10, 9) for split in SPLITS]
+    assert sorted(np.concatenate(parts)) == list(range(200))
+    assert set(found[parts[2]]) == {9}
+    assert set(found[parts[1]]) == {0}
+    assert folds(groups, 10, seed=4).tolist() != found.tolist()
+
+
+def write_reviews(folder, name, count):
+    with gzip.open(folder / name, 'wt', encoding='utf-8') as file:
+        for i in range(count):
+            review = {'text': f'film {i}', 'label': i % 2, 'movie': f'm{i // 4}'}
+            file.write(json.dumps(review) + '\n')
+
+
+def test_reviews_of_one_film_are_all_in_one_split(tmp_path):
+    (tmp_path / 'imdb').mkdir()
+    write_reviews(tmp_path / 'imdb', 'train_25k.jsonl.gz', 120)
+    write_reviews(tmp_path / 'imdb', 'test_2k.jsonl.gz', 6)
+    train, dev, test = (Imdb().read(split, tmp_path) for split in SPLITS)
+    assert (len(train), len(dev), len(test)) == (108, 12, 6)
+    films = [{int(text.split()[1]) // 4 for text in part.inputs} for part in (train, dev)]
+    assert not films[0] & films[1]
+    assert [int(text.split()[1]) % 2 for text in dev.inputs] == dev.labels.tolist()
+
+
+def test_a_review_without_label_is_named_by_its_line(tmp_path):
+    (tmp_path / 'imdb').mkdir()
+    (tmp_path / 'imdb' / 'test_2k.jsonl').write_text('{"text": "x", "label": 1, "movie": "m"}\n{}')
+    with pytest.raises(UserError, match='line 2 is no review'):
+        Imdb().read('test', tmp_path)
+
+
+def test_a_missing_file_is_said_in_one_sentence(tmp_path):
+    for corpus in (Imdb(), RtPolarity(), Mnist(), UniversalDependencies(), Cb513()):
+        with pytest.raises(UserError, match='does not exist'):
+            corpus.read('train', tmp_path)
+        with pytest.raises(UserError, match='--data-dir'):
+            corpus.read('train', None)
+        with pytest.raises(UserError, match='no split'):
+            corpus.read('validation', tmp_path)
+
+
+def test_only_line_feeds_end_a_sentence_of_rt_polarity(tmp_path):
+    folder = tmp_path / 'rt_polarity'
+    folder.mkdir()
+    for name, word in (('neg', b'bad'), ('pos', b'good')):
+        lines = [word + b' \x85 %d \xe9' % i for i in range(40)]
+        (folder / f'rt-polarity.{name}').write_bytes(b' \n'.join(lines) + b' \n')
+    parts = [RtPolarity(fold=2).read(split, tmp_path) for split in SPLITS]
+    texts = [text for part in parts for text in part.inputs]
+    assert len(texts) == len(set(texts)) == 80
+    assert 'bad \x85 7 é' in texts
+    for part in parts:
+        assert [text.startswith('good') for text in part.inputs] == part.labels.tolist()
+
+
+CONLLU = """\
+# newdoc id = a
+# text = I don't
+1\tI\tI\tPRON\t_
+2-3\tdon't\t_\t_\t_
+2\tdo\tdo\tAUX\t_
+3\tn't\tnot\tPART\t_
+3.1\tgo\tgo\tVERB\t_
+
+# newdoc id = b
+1\tGo\tgo\tVERB\t_
+"""
+
+
+def test_conllu_gives_words_without_ranges_and_empty_nodes(tmp_path):
+    path = tmp_path / 'x.conllu'
+    path.write_text(CONLLU)  # no empty line behind the last sentence
+    assert list(read_conllu(path)) == [
+        ('a', [('I', 'PRON'), ('do', 'AUX'), ("n't", 'PART')]),
+        ('b', [('Go', 'VERB')]),
+    ]
+    path.write_text('1\tI\n')
+    with pytest.raises(UserError, match='line 1 has 2 columns'):
+        list(read_conllu(path))
+
+
+def test_pixels_are_read_in_any_one_order(tmp_path):
+    images = np.arange(2 * 6, dtype=np.uint8).reshape(2, 2, 3)
+    folder = tmp_path / 'mnist'
+    folder.mkdir()
+    header = b'\x00\x00\x08\x03' + b''.join(n.to_bytes(4, 'big') for n in images.shape)
+    (folder / 't10k-images-idx3-ubyte').write_bytes(header + images.tobytes())
+    labels = b'\x00\x00\x08\x01' + (2).to_bytes(4, 'big') + bytes([7, 1])
+    (folder / 't10k-labels-idx1-ubyte.gz').write_bytes(gzip.compress(labels))
+    plain = Mnist().read('test', tmp_path)
+    np.testing.assert_allclose(plain.inputs[1][:, 0] * 255, np.arange(6, 12))
+    assert plain.labels.tolist() == [7, 1]
+    rows = Mnist(step='row').read('test', tmp_path)
+    np.testing.assert_allclose(rows.inputs[0] * 255, [[0, 1, 2], [3, 4, 5]], rtol=1e-6)
+    first, second = (Mnist(permutation_seed=1).read('test', tmp_path).inputs[i] for i in (0, 1))
+    assert not np.array_equal(first, plain.inputs[0])
+    np.testing.assert_allclose((second - first) * 255, 6, rtol=1e-5)  # one order for all
+    (folder / 't10k-images-idx3-ubyte').write_bytes(header)
+    with pytest.raises(UserError, match='0 bytes'):
+        read_idx(folder / 't10k-images-idx3-ubyte')
+
+
+def test_angles_follow_the_rule_of_the_chains():
+    quiet = AngleChains(train_size=40, min_length=30, noise_degrees=0.0)
+    found = quiet.read('train', None)
+    own, lean, other = np.random.Generator(np.random.PCG64(0)).uniform(-np.pi, np.pi, (3, 20))
+    for chain, angles in zip(found.inputs, found.angles, strict=True):
+        turned, numbers = False, [RESIDUES.index(r) for r in chain]
+        for t, r in enumerate(numbers):
+            turned = False if chain[t] == 'G' else turned != (chain[t] == 'P')
+            sides = [lean[n] for n in numbers[max(t - 1, 0) : t] + numbers[t + 1 : t + 2]]
+            first = own[r] + 0.5 * sum(sides) + np.pi * turned
+            wanted = np.array([first, other[r] - first])
+            np.testing.assert_allclose(np.cos(angles[t] - wanted), 1, atol=1e-5)
+    assert AngleChains().read('dev', None).inputs[0] != AngleChains().read('test', None).inputs[0]
+
+
+def test_real_data_has_the_published_sizes(data_dir):
+    tagged = [UniversalDependencies(dev=None, test='dev').read(split, data_dir) for split in SPLITS]
+    assert sum(map(len, tagged[:2])) == 12_544
+    assert len(tagged[2]) == 2_001
+    chains = [Cb513().read(split, data_dir) for split in SPLITS]
+    assert sum(map(len, chains)) == 511
+    assert sum(int(c.sum()) for part in chains for c in part.counts) == 83_991
+    texts = [{''.join(chain) for chain in part.inputs} for part in chains]
+    assert len(set.union(*texts)) == 432 == sum(map(len, texts))
+    sentences = [RtPolarity().read(split, data_dir) for split in SPLITS]
+    assert sum(map(len, sentences)) == 10_662
+    assert not set(sentences[0].inputs) & set(sentences[2].inputs)
