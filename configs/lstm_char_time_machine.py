@@ -34,7 +34,7 @@ def experiment() -> Experiment:
         ),
         optimizer=Adam(clip_norm=1.0),
         schedule=Cosine(peak=4e-3, warmup_steps=100, decay_steps=1500),
-        batch=BatchConfig(tokens=32 * 64, max_length=64),
+        batch=BatchConfig(tokens=32 * 64, max_length=64, evaluation_rows=1),
         train=TrainConfig(steps=1500, log_every=50, evaluate_every=250, checkpoint_every=500),
         decode=Decoding(method='greedy', extra_length=50),
     )

@@ -7,6 +7,8 @@ from typing import Any
 import numpy as np
 
 from seqzoo.analysis.attention import AttentionWeights, attention_weights
+from seqzoo.data.tokenizers import TokenizerPair
+from seqzoo.errors import UserError
 
 _ROWS, _MULTIPLE = 32, 16  # few shapes, so few compilations
 
@@ -54,9 +56,9 @@ def align(run: Any, sources: Sequence[str], targets: Sequence[str]) -> Iterator[
         targets: what the model wrote, or might have written.
 
     Raises:
-        UserError: the model does not attend.
+        UserError: the model does not attend, or does not translate.
     """
-    tokenizers = run.prepared.tokenizers
+    tokenizers = tokenizers_of(run)
     for start in range(0, len(sources), _ROWS):
         stop = start + _ROWS
         source = [
@@ -83,6 +85,17 @@ def align(run: Any, sources: Sequence[str], targets: Sequence[str]) -> Iterator[
                 weights,
                 row,
             )
+
+
+def tokenizers_of(run: Any) -> TokenizerPair:
+    """Those of both sides; raises `UserError` for a run that has no two sides."""
+    pair = getattr(run.prepared, 'tokenizers', None)
+    if pair is None:
+        raise UserError(
+            f'{run.path} was trained for {type(run.experiment.task).__name__}, not to translate: '
+            'it has no source and target that could be aligned or scored.'
+        )
+    return pair
 
 
 def _padded(rows: Sequence[Sequence[int]]) -> np.ndarray:

@@ -5,6 +5,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from seqzoo.analysis.alignment import tokenizers_of
 from seqzoo.data.bucketing import EvaluationPlan
 from seqzoo.data.pipeline import evaluation_batches
 from seqzoo.data.token_store import TokenStore
@@ -28,7 +29,7 @@ def score_given(run: Any, sources: list[str], targets: list[str]) -> list[Predic
         targets: what is to be scored, line by line.
 
     Raises:
-        UserError: a line is longer than evaluation reads.
+        UserError: a line is longer than evaluation reads, or the run does not translate.
     """
     model = run.runtime.model
 
@@ -38,7 +39,7 @@ def score_given(run: Any, sources: list[str], targets: list[str]) -> list[Predic
         # [rows, length] -> [rows]
         return -jnp.sum(losses[1] * (batch['target_segments'] > 0), axis=-1)
 
-    pair, batch = run.prepared.tokenizers, run.experiment.batch
+    pair, batch = tokenizers_of(run), run.experiment.batch
     source, target = pair.source.encode_batch(sources), pair.target.encode_batch(targets)
     stores = TokenStore.from_sentences(source), TokenStore.from_sentences(target)
     plan = EvaluationPlan(stores[0].lengths, stores[1].lengths, batch)

@@ -28,7 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Prints the plan and some batches."""
     experiment = load_config(arguments.config, arguments.overrides)
-    from seqzoo.data.inspection import describe_batch, describe_plan
+    from seqzoo.data.inspection import describe_plan
     from seqzoo.training.run import default_cache_dir, default_data_dir
 
     task, batch = experiment.task, experiment.batch
@@ -43,10 +43,9 @@ def run(arguments: argparse.Namespace) -> int:
     batches = task.batches(
         prepared, plan, start_step=arguments.step, row_multiple=1, process_index=0, process_count=1
     )
-    pair = prepared.tokenizers
     for item in itertools.islice(batches, arguments.batches):
         print(f'\nstep {item.step}')
-        print(describe_batch(item.arrays, pair.source, pair.target, rows=arguments.rows))
+        print(prepared.describe_batch(item.arrays, arguments.rows))
     return 0
 
 

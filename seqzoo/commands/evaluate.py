@@ -20,7 +20,8 @@ from seqzoo.commands.reporting import examples_done, say
 DESCRIPTION = f"""\
 Reads the run folder R and a split of its data; adds the result to R/results.json. Every example of
 the split counts once. `bleu` is sacreBLEU of detokenised text, whose signature is printed with it;
-`exact_match` is in percent, `loss` in nats per token.
+`exact_match` is in percent, `loss` in nats per token, `perplexity` its exponential;
+`--batch.evaluation-rows 1` reads running text as one stream, which is exact and slow.
 
 {EXPLANATION}
 examples:

@@ -16,7 +16,8 @@ Reads run folders and writes PNG files, whose names it prints. For one run, into
   attention.png       where the decoder looks while it translates a sentence
   self_attention.png  the same within the sentence, one map per head of a layer of the encoder
   positions.png       the sinusoidal position table, 60 positions by 32 columns
-For several runs: one picture with all their loss curves, into the folder of --output.
+What a run's model or task does not have is left out. For several runs: one picture with all their
+loss curves, into the folder of --output.
 
 examples:
   seqzoo plot runs/demo
@@ -66,11 +67,26 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _model_pictures(arguments: argparse.Namespace, pictures: Path) -> Iterator[Path]:
     """Draws what needs the trained model, as far as this model has it."""
-    from seqzoo.analysis.alignment import align
-    from seqzoo.analysis.pictures import attention_heads, attention_map, position_table
+    from seqzoo.analysis.pictures import position_table
     from seqzoo.training import load_run
 
     loaded = load_run(arguments.runs[0])
+    yield from _attention_pictures(arguments, pictures, loaded)
+    if getattr(loaded.experiment.model, 'positions', None) == 'sinusoidal':
+        path = pictures / 'positions.png'
+        position_table(60, 32, path)
+        yield path
+
+
+def _attention_pictures(
+    arguments: argparse.Namespace, pictures: Path, loaded: Any
+) -> Iterator[Path]:
+    from seqzoo.analysis.alignment import align
+    from seqzoo.analysis.pictures import attention_heads, attention_map
+    from seqzoo.models.base import Seq2Seq
+
+    if arguments.sentence is None and not isinstance(loaded.runtime.model, Seq2Seq):
+        return
     try:
         sentence = arguments.sentence or _example(loaded.experiment.task, arguments.data_dir)
         output = loaded.predict([sentence])[0].text
@@ -95,10 +111,6 @@ def _model_pictures(arguments: argparse.Namespace, pictures: Path) -> Iterator[P
         if arguments.sentence is not None:
             raise
         say(f'no attention was drawn: {error}')
-    if getattr(loaded.experiment.model, 'positions', None) == 'sinusoidal':
-        path = pictures / 'positions.png'
-        position_table(60, 32, path)
-        yield path
 
 
 def _example(task: Any, data_dir: Path | None) -> str:

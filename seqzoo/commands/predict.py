@@ -25,6 +25,10 @@ each piece of the output the piece of the input that it attended to most. --targ
 search: it gives the score that the outputs in F would have had. --json-lines writes all that is
 known, as one object per record.
 
+A language model continues each line by at most --decode.extra-length tokens: the record and the
+line that is written are the whole text. --show-probabilities does not continue it: it writes the K
+most probable next tokens (10) with their shares in percent, and --picture F draws them.
+
 {EXPLANATION}
 examples:
   echo 'three hundred and forty-two' | seqzoo predict runs/demo
@@ -32,6 +36,7 @@ examples:
   seqzoo predict runs/base --input test.en --n-best 4 --decode.beams 4
   seqzoo predict runs/base --input test.en --decode.method sample --decode.temperature 0.8
   seqzoo predict runs/base --input test.en --target test.de
+  echo 'I love to drink' | seqzoo predict runs/words --show-probabilities 5 --picture next.png
 """
 
 
@@ -44,6 +49,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--scores', action='store_true', help='say how the search ranked each')
     parser.add_argument('--alignments', action='store_true', help='say what each piece attended to')
     parser.add_argument('--target', type=Path, metavar='F', help='score these outputs instead')
+    parser.add_argument(
+        '--show-probabilities',
+        type=at_least(1),
+        nargs='?',
+        const=10,
+        metavar='K',
+        help='the K most probable next tokens of a language model (10)',
+    )
+    parser.add_argument('--picture', type=Path, metavar='F', help='a PNG of these')
     add_checkpoint(parser)
     parser.add_argument(
         '--json-lines', action='store_true', help='one JSON object per record instead of text'
@@ -54,6 +68,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Predicts, and writes a line per record."""
     join(arguments)
+    _refuse_combinations(arguments)
     records, targets = _read(arguments)
     from seqzoo.training import load_run
 
@@ -63,6 +78,8 @@ def run(arguments: argparse.Namespace) -> int:
     loaded = load_run(
         arguments.run, step=arguments.step, average_last=arguments.average, overrides=overrides
     )
+    if arguments.show_probabilities is not None:
+        return _show_probabilities(loaded, records, arguments)
     with examples_done('predict') as progress:
         if targets is None:
             predictions = loaded.predict(records, progress=progress)
@@ -81,6 +98,35 @@ def run(arguments: argparse.Namespace) -> int:
             else:
                 lines = _as_lines(prediction, number, arguments)
             file.writelines(f'{line}\n' for line in lines)
+    return 0
+
+
+def _refuse_combinations(arguments: argparse.Namespace) -> None:
+    if arguments.show_probabilities is None:
+        if arguments.picture is not None:
+            raise UserError('--picture draws the next tokens; give --show-probabilities too')
+        return
+    for name in ('n_best', 'scores', 'alignments', 'target'):
+        if getattr(arguments, name):
+            raise UserError(
+                f'--show-probabilities writes no outputs, so --{name.replace("_", "-")} has '
+                'nothing to do; leave one of them out'
+            )
+
+
+def _show_probabilities(loaded: Any, records: Sequence[str], arguments: argparse.Namespace) -> int:
+    from seqzoo.analysis.next_tokens import as_object, as_table, next_token_bars, next_tokens_of
+
+    tables = next_tokens_of(loaded, records, arguments.show_probabilities)
+    if not is_writer():
+        return 0
+    if arguments.picture is not None:
+        next_token_bars(tables, arguments.picture)
+    with open_output(arguments.output) as file:
+        if arguments.json_lines:
+            file.writelines(f'{json.dumps(as_object(t), ensure_ascii=False)}\n' for t in tables)
+        else:
+            file.write('\n\n'.join(map(as_table, tables)) + '\n' * bool(tables))
     return 0
 
 

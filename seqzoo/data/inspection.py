@@ -3,11 +3,14 @@
 import numpy as np
 
 from seqzoo.data.batching import Batch, Plan
+from seqzoo.data.streams import TextPlan
 from seqzoo.data.tokenizers import Tokenizer
 
 
 def describe_plan(plan: Plan) -> str:
     """Examples used and left out, steps of an epoch, padding, and every shape to be compiled."""
+    if isinstance(plan, TextPlan):
+        return _describe_text_plan(plan)
     selection, padding = plan.selection, plan.padding
     left_out = [
         f'{count} {what}'
@@ -65,6 +68,22 @@ def describe_batch(
                 lines.append(f'    pieces {" ".join(tokenizers[side].pieces(ids))}')
                 lines.append(f'    ids {" ".join(map(str, ids.tolist()))}')
     return '\n'.join(lines)
+
+
+def _describe_text_plan(plan: TextPlan) -> str:
+    count = len(plan.selection.ids)
+    what = (
+        f'{count} streams of {plan.steps_per_epoch * plan.length:,} tokens'
+        if plan.order == 'streams'
+        else f'{count:,} windows of {plan.length} tokens, shuffled'
+    )
+    return '\n'.join(
+        [
+            f'{what}; {plan.left_out:,} tokens are left out of an epoch',
+            f'{plan.steps_per_epoch:,} steps an epoch of {plan.rows} rows x {plan.length} tokens, '
+            'one compilation',
+        ]
+    )
 
 
 def _percent(share: float) -> str:

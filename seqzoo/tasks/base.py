@@ -199,6 +199,14 @@ class Prepared(abc.ABC):
         tokenizer).
         """
 
+    def describe_batch(self, batch: Mapping[str, np.ndarray], rows: int) -> str:
+        """The first rows of a batch as a person reads them, for `seqzoo data show`."""
+        return '\n'.join(
+            f'{name} {list(array.shape)} {array.dtype}: '
+            f'{np.array2string(array[:rows], threshold=200)}'
+            for name, array in batch.items()
+        )
+
 
 class Task(abc.ABC):
     """One kind of problem. Subclasses are frozen dataclasses."""

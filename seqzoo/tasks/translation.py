@@ -7,12 +7,14 @@ from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import linen as nn
 
 from seqzoo.data.batching import ArraySpec, BatchConfig
 from seqzoo.data.bucketing import EvaluationPlan
 from seqzoo.data.corpora import Corpus, TextFiles
 from seqzoo.data.encoding import encode_cached, load_tokenizers, save_tokenizers
+from seqzoo.data.inspection import describe_batch
 from seqzoo.data.pipeline import (
     PairStores,
     batch_specs,
@@ -61,6 +63,11 @@ class PreparedTranslation(Prepared):
 
     def save(self, run_dir: Path) -> None:
         save_tokenizers(self.tokenizers, run_dir)
+
+    def describe_batch(self, batch: Mapping[str, np.ndarray], rows: int) -> str:
+        """Text, lengths, segments and ids."""
+        pair = self.tokenizers
+        return describe_batch(dict(batch), pair.source, pair.target, rows=rows)
 
 
 @dataclass(frozen=True, kw_only=True)
