@@ -47,6 +47,8 @@ class MixtureConfig:
             models, 0.01 in its translation).
         load_weight: of the loss that balances the numbers of tokens.
         dispatch: `'dense'` or `'capacity'`.
+        evaluation_dispatch: the same outside of training; `None`: as in training. Which tokens find
+            a place depends on later ones too, so that a causal model is evaluated `'dense'`.
         capacity_factor: places per expert as a multiple of its fair share.
         group: whether places are shared out within a row, whatever else is in the batch, or over
             all rows that a device holds under `shard_map` and `pmap`, and all of the batch under
@@ -59,6 +61,7 @@ class MixtureConfig:
     importance_weight: float = 0.1
     load_weight: float = 0.1
     dispatch: Literal['dense', 'capacity'] = 'dense'
+    evaluation_dispatch: Literal['dense', 'capacity'] | None = None
     capacity_factor: float = 1.25
     group: Literal['row', 'batch'] = 'row'
 
@@ -68,8 +71,13 @@ class MixtureConfig:
             raise ConfigError(
                 f'top_k is {self.top_k}: choose between 1 and num_experts, {self.num_experts}'
             )
-        if self.dispatch not in ('dense', 'capacity'):
-            raise ConfigError(f'dispatch is {self.dispatch!r}: choose dense or capacity')
+        for name in ('dispatch', 'evaluation_dispatch'):
+            value = getattr(self, name)
+            if value not in ('dense', 'capacity') and (name, value) != (
+                'evaluation_dispatch',
+                None,
+            ):
+                raise ConfigError(f'{name} is {value!r}: choose dense or capacity')
         if self.group not in ('row', 'batch'):
             raise ConfigError(f'group is {self.group!r}: choose row or batch')
         if self.capacity_factor <= 0:
@@ -129,7 +137,8 @@ class MixtureOfExperts(nn.Module):
         weights = jax.nn.softmax(values, axis=-1) * real[..., None]
         losses, share = self._balance(clean, spread, noisy, weights, chosen, real, train)
         self.sow('intermediates', 'expert_share', share)
-        run = self._dense if config.dispatch == 'dense' else self._within_capacity
+        dispatch = config.dispatch if train else config.evaluation_dispatch or config.dispatch
+        run = self._dense if dispatch == 'dense' else self._within_capacity
         return MixtureOutput(run(x.astype(self.dtype), weights, chosen, real), losses)
 
     def _balance(

@@ -187,8 +187,8 @@ def recurrent_flops(config: 'RecurrentConfig', *, tokens: int, input_dim: int) -
 
 
 def mixture_flops(config: 'MixtureConfig', *, batch: int, length: int, embed_dim: int) -> Flops:
-    """A mixture of experts: the two products of the gates, and the places that its experts compute,
-    of which a dense dispatch has one for each token and expert.
+    """A mixture of experts while training: the two products of the gates, and the places that its
+    experts compute, of which a dense dispatch has one for each token and expert.
     """
     if config.dispatch == 'dense':
         places = batch * length

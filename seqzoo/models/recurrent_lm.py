@@ -113,6 +113,12 @@ class RecurrentLMConfig(ModelConfig):
                 f'mixture_after is {self.mixture_after} of {self.layers.num_layers} layers: the '
                 'mixture lies between two of them'
             )
+        mixture = self.mixture
+        if mixture and (mixture.evaluation_dispatch or mixture.dispatch) == 'capacity':
+            raise ConfigError(
+                "mixture.dispatch 'capacity' lets later words decide which earlier ones find a "
+                "place: set mixture.evaluation_dispatch to 'dense'"
+            )
 
     @property
     def features_dim(self) -> int:

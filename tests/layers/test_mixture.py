@@ -158,6 +158,16 @@ def test_experts_may_lie_on_different_devices(network):
     assert axes.partition_spec(boxed.names, axes.DEFAULT_RULES, mesh)[0] == 'tensor'
 
 
+def test_outside_of_training_the_places_may_be_without_limit(network):
+    params, x = network
+    module = build(dispatch='capacity', capacity_factor=0.1, evaluation_dispatch='dense')
+    found, sown = apply(module, params, x)
+    np.testing.assert_array_equal(found.features, apply(build(), params, x)[0].features)
+    assert 'overflow' not in sown['intermediates']
+    _, sown = apply(module, params, x, train=True, rngs={'dropout': jax.random.key(0)})
+    assert sown['intermediates']['overflow'][0] > 0
+
+
 @pytest.mark.parametrize(
     ('experts', 'k', 'expected'),
     [(4, 4, 8_392_704), (32, 4, 37_781_504), (256, 4, 272_891_904)],
@@ -178,7 +188,10 @@ def test_the_language_models_of_the_paper_have_their_counts(experts, k, expected
 
 @pytest.mark.parametrize(
     ('field', 'value'),
-    [('top_k', 9), ('top_k', 0), ('dispatch', 'all'), ('group', 'all'), ('capacity_factor', 0.0)],
+    [
+        *(('top_k', 9), ('top_k', 0), ('group', 'all'), ('capacity_factor', 0.0)),
+        *(('dispatch', 'all'), ('dispatch', None), ('evaluation_dispatch', 'all')),
+    ],
 )
 def test_impossible_hyperparameters_are_refused_by_name(field, value):
     given = {'num_experts': EXPERTS, 'top_k': K, 'mlp_dim': 7, field: value}

@@ -10,8 +10,9 @@ from flax.core import meta
 
 from seqzoo.analysis.flops import traced_flops
 from seqzoo.analysis.parameters import count_parameters
+from seqzoo.configuration import load_config
 from seqzoo.errors import ConfigError
-from seqzoo.layers.factorised import FactorisedLSTM, GroupedLSTM
+from seqzoo.layers.factorised import GroupedLSTM
 from seqzoo.layers.mixture import MixtureConfig, MixtureOfExperts
 from seqzoo.layers.recurrent import RecurrentConfig, RecurrentStack
 from seqzoo.layers.recurrent_cells import GRU, LSTM, Elman
@@ -43,62 +44,57 @@ def some_variables(config, seed=0):
     return jax.tree.map(lambda s: rng.normal(size=s.shape).astype(np.float32) / 2, shapes)
 
 
-AWD = {
-    'cell': LSTM(hidden_dim=1150, biases=2),
-    'num_layers': 3,
-    'layers_hidden_dims': (1150, 1150, 400),
-    'embed_dim': 400,
-    'tie': True,
-}
-
-
 @pytest.mark.parametrize(
-    ('config', 'expected'),
+    ('name', 'expected'),
     [
-        (lm(LSTM(hidden_dim=200), vocab_size=10_000, embed_dim=200), 4_651_600),
-        (lm(LSTM(hidden_dim=650), vocab_size=10_000, embed_dim=650), 19_775_200),
-        (lm(LSTM(hidden_dim=1500), vocab_size=10_000, embed_dim=1500), 66_022_000),
-        (lm(**AWD, vocab_size=10_000), 24_221_600),
-        (lm(**AWD, vocab_size=33_278), 33_556_078),
-        # char-rnn's default on tiny Shakespeare, and the character network of d2l
-        (lm(LSTM(hidden_dim=128, biases=2), vocab_size=65, embed_dim=None), 240_321),
-        (lm(Elman(hidden_dim=32), 1, vocab_size=28, embed_dim=None), 2_876),
+        ('lstm_ptb', 4_651_600),
+        ('lstm_ptb:medium', 19_775_200),
+        ('lstm_ptb:large', 66_022_000),
+        ('awd_lstm_ptb', 24_221_600),
+        ('awd_lstm_ptb:wikitext2', 33_556_078),
+        ('lstm_char_shakespeare', 240_321),
     ],
 )
-def test_models_are_as_large_as_the_papers_say(config, expected):
+def test_configurations_are_as_large_as_the_papers_say(name, expected):
+    config = load_config(name).nominal_model()
     assert count_parameters(config) == expected
     padded = dataclasses.replace(config, vocab_multiple=128)
     assert count_parameters(padded) == expected
 
 
-BIG = {'hidden_dim': 8192, 'projection_dim': 1024}
-SHAZEER = LSTM(hidden_dim=512, biases=0, forget_bias=0.0)
+def test_the_character_network_of_d2l_has_its_count():
+    config = lm(Elman(hidden_dim=32), 1, vocab_size=28, embed_dim=None)
+    assert count_parameters(config) == 2_876
 
 
 @pytest.mark.parametrize(
-    ('config', 'expected'),
+    ('name', 'expected'),
     [
-        (lm(LSTM(**BIG), embed_dim=1024), 151_060_480),
-        (lm(FactorisedLSTM(**BIG, rank=512), embed_dim=1024), 52_494_336),
-        (lm(GroupedLSTM(**BIG, groups=4), embed_dim=1024), 50_397_184),
-        (lm(SHAZEER, 4, embed_dim=512), 8_388_608),
-        *(
-            (
-                lm(
-                    SHAZEER,
-                    embed_dim=512,
-                    mixture=MixtureConfig(num_experts=experts, top_k=4, mlp_dim=1024),
-                ),
-                expected,
-            )
-            for experts, expected in ((32, 37_781_504), (256, 272_891_904))
-        ),
+        ('lstm_big_lm1b', 151_060_480),
+        ('lstm_big_lm1b:f512', 52_494_336),
+        ('lstm_big_lm1b:g2', 83_951_616),
+        ('lstm_big_lm1b:g4', 50_397_184),
+        ('lstm_big_lm1b:g8', 33_619_968),
+        ('lstm_moe_lm1b', 272_891_904),
+        ('lstm_moe_lm1b:moe_32', 37_781_504),
+        ('lstm_moe_lm1b:moe_4', 8_392_704),
+        ('lstm_moe_lm1b:lstm_4x512', 8_388_608),
     ],
 )
-def test_the_papers_count_without_table_and_output(config, expected):
-    words = 793_470
-    config = dataclasses.replace(config, vocab_size=words, output_bias=False)
-    assert count_parameters(config) - words * (config.embed_dim + config.features_dim) == expected
+def test_without_table_and_output_they_are_as_large_as_the_papers_say(name, expected):
+    config = load_config(name).nominal_model()
+    words = config.vocab_size
+    assert words == 793_470
+    assert count_parameters(config) - words * (config.embed_dim + config.features_dim + 1) == (
+        expected
+    )
+
+
+def test_the_compared_networks_cost_the_same():
+    names = ['', ':f_lstm', ':g_lstm', ':moe']
+    models = [load_config(f'lstm_improvements_ptb{name}').nominal_model() for name in names]
+    costs = [recurrent_lm_flops(model, batch=32, length=32).layers for model in models]
+    assert max(costs) / min(costs) < 1.01
 
 
 def test_loss_and_gradients_equal_torch():
@@ -271,7 +267,13 @@ def test_the_formula_of_operations_equals_the_traced_ones(cell):
         {'embed_dim': 6, 'mixture': MixtureConfig(num_experts=4, top_k=2, mlp_dim=512)},
         {
             'embed_dim': 6,
-            'mixture': MixtureConfig(num_experts=8, top_k=2, mlp_dim=512, dispatch='capacity'),
+            'mixture': MixtureConfig(
+                num_experts=8,
+                top_k=2,
+                mlp_dim=512,
+                dispatch='capacity',
+                evaluation_dispatch='dense',
+            ),
         },
     ):
         if isinstance(cell, GroupedLSTM) and more['embed_dim'] is None:
@@ -280,7 +282,8 @@ def test_the_formula_of_operations_equals_the_traced_ones(cell):
         module, (tokens,) = config.build(), config.example_inputs(BATCH, LENGTH)
 
         def forward(variables, tokens, module=module):
-            features = module.apply(variables, tokens).features
+            rngs = {'dropout': jax.random.key(0)}
+            features = module.apply(variables, tokens, train=True, rngs=rngs).features
             return module.apply(variables, features, method='unembed')
 
         variables = jax.eval_shape(module.init, jax.random.key(0), tokens)
@@ -300,6 +303,10 @@ def test_the_formula_of_operations_equals_the_traced_ones(cell):
         ({'embedding_dropout_rate': 1.0}, 'embedding_dropout_rate'),
         ({'activation_weight': -1.0}, 'activation_weight'),
         ({'mixture': MIXED.mixture, 'mixture_after': 2}, 'mixture_after is 2 of 2 layers'),
+        (
+            {'mixture': dataclasses.replace(MIXED.mixture, dispatch='capacity')},
+            "evaluation_dispatch to 'dense'",
+        ),
     ],
 )
 def test_impossible_hyperparameters_are_refused_by_name(more, message):
