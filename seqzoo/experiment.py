@@ -27,6 +27,16 @@ WAYS_TO_RUN = (
     'batch.evaluation_rows',
     'batch.evaluation_max_length',
 )
+# The same of recurrent layers and mixtures, wherever in a model they stand.
+LAYERS_WAYS_TO_RUN = ('remat_steps', 'unroll', 'evaluation_dispatch')
+
+
+def defines_run(path: str) -> bool:
+    """Whether the field at a dotted path is part of what a run is."""
+    first, *_, last = path.split('.')
+    if first == 'model' and last in LAYERS_WAYS_TO_RUN:
+        return False
+    return first in DEFINING and path not in WAYS_TO_RUN
 
 
 _LEAST = {

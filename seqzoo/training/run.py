@@ -13,7 +13,7 @@ from jax.sharding import Mesh
 
 from seqzoo.configuration import config_source, differences, from_json, override, to_json
 from seqzoo.errors import UserError
-from seqzoo.experiment import DEFINING, WAYS_TO_RUN, Experiment
+from seqzoo.experiment import Experiment, defines_run
 from seqzoo.parallel import agreement
 from seqzoo.parallel.mesh import MeshConfig, build_mesh
 from seqzoo.tasks.base import Prediction, Prepared, Runtime
@@ -81,8 +81,7 @@ def refuse_differences(old: Experiment, new: Experiment, run_dir: Path) -> list[
         What differs in how it is trained from now on, and may.
     """
     all_ = differences(old, new)
-    defines = [d.path.split('.')[0] in DEFINING and d.path not in WAYS_TO_RUN for d in all_]
-    found = [str(d) for d, is_defining in zip(all_, defines, strict=True) if is_defining]
+    found = [str(d) for d in all_ if defines_run(d.path)]
     if found:
         raise UserError(
             f'{run_dir} holds another run; it differs in {"; ".join(found)}: '

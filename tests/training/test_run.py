@@ -3,7 +3,7 @@
 import pytest
 
 from seqzoo.errors import UserError
-from seqzoo.experiment import TrainConfig
+from seqzoo.experiment import TrainConfig, defines_run
 from seqzoo.training.run import IDENTITY, RESULTS, load_run, record_result, refuse_other_data
 
 
@@ -23,6 +23,13 @@ from seqzoo.training.run import IDENTITY, RESULTS, load_run, record_result, refu
 def test_a_cadence_that_cannot_be_is_refused_by_name(change, named):
     with pytest.raises(UserError, match=f'train.{named} must be'):
         TrainConfig(**change)
+
+
+def test_how_recurrent_layers_are_computed_may_change_and_what_they_compute_may_not():
+    may = ('model.layers.unroll', 'model.encoder.layers.remat_steps', 'model.scan_layers')
+    may += ('batch.evaluation_rows', 'train.steps', 'model.mixture.evaluation_dispatch')
+    may_not = ('model.layers.cell.hidden_dim', 'model.mixture.dispatch', 'batch.tokens', 'seed')
+    assert [path for path in may + may_not if defines_run(path)] == list(may_not)
 
 
 def test_an_address_is_not_taken_for_a_folder():
