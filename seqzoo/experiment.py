@@ -33,7 +33,7 @@ LAYERS_WAYS_TO_RUN = ('remat_steps', 'unroll', 'evaluation_dispatch')
 
 def defines_run(path: str) -> bool:
     """Whether the field at a dotted path is part of what a run is."""
-    first, *_, last = path.split('.')
+    first, last = path.split('.')[0], path.split('.')[-1]
     if first == 'model' and last in LAYERS_WAYS_TO_RUN:
         return False
     return first in DEFINING and path not in WAYS_TO_RUN
