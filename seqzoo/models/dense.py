@@ -84,12 +84,12 @@ class Dense(nn.Module):
         dtype = jnp.dtype(c.dtype)
         self.reader = c.inputs.build(dtype)
         self.dropout = Dropout(c.dropout_rate)
-        names = [('length', 'embed'), *[('mlp',)] * (len(c.hidden_dims) - 1)]
+        whole = ('length', 'embed')
         self.hidden = [
-            Linear((width,), name, ('mlp',), True, dtype)
-            for width, name in zip(c.hidden_dims, names, strict=True)
+            Linear((width,), ('mlp',) if i else whole, ('mlp',), True, dtype)
+            for i, width in enumerate(c.hidden_dims)
         ]
-        size, last = c.known_outputs(), ('mlp',) if c.hidden_dims else ('length', 'embed')
+        size, last = c.known_outputs(), ('mlp',) if c.hidden_dims else whole
         if c.per == 'step':
             self.head = Linear((c.max_length, size), last, ('length', 'classes'), True, dtype)
         else:
