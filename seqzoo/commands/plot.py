@@ -15,6 +15,7 @@ Reads run folders and writes PNG files, whose names it prints. For one run, into
   loss.png            training and dev loss over the steps
   attention.png       where the decoder looks while it translates a sentence
   self_attention.png  the same within the sentence, one map per head of a layer of the encoder
+  captions.png        images of the test split, their captions, and where the model looks
   positions.png       the sinusoidal position table, 60 positions by 32 columns
 What a run's model or task does not have is left out. For several runs: one picture with all their
 loss curves, into the folder of --output.
@@ -24,6 +25,8 @@ examples:
   seqzoo plot runs/demo --sentence 'three hundred and forty-two' --layer 0
   seqzoo plot runs/base runs/big runs/small --output runs/pictures
 """
+
+_SCENES = 5  # as many fit a page
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -68,14 +71,38 @@ def run(arguments: argparse.Namespace) -> int:
 def _model_pictures(arguments: argparse.Namespace, pictures: Path) -> Iterator[Path]:
     """Draws what needs the trained model, as far as this model has it."""
     from seqzoo.analysis.pictures import position_table
+    from seqzoo.tasks.captioning import Captioning
     from seqzoo.training import load_run
 
     loaded = load_run(arguments.runs[0])
+    if isinstance(loaded.experiment.task, Captioning):
+        yield from _caption_pictures(arguments, pictures, loaded)
+        return
     yield from _attention_pictures(arguments, pictures, loaded)
     if getattr(loaded.experiment.model, 'positions', None) == 'sinusoidal':
         path = pictures / 'positions.png'
         position_table(60, 32, path)
         yield path
+
+
+def _caption_pictures(arguments: argparse.Namespace, pictures: Path, loaded: Any) -> Iterator[Path]:
+    from seqzoo.analysis.caption_pictures import attended_places, caption_picture
+    from seqzoo.training.run import default_data_dir
+
+    task = loaded.experiment.task
+    try:
+        scenes = task.corpus.read('test', default_data_dir(arguments.data_dir))
+    except UserError as error:
+        say(f'no captions were drawn: {error}')
+        return
+    images = scenes.images[:_SCENES]
+    captions = [found.text for found in task.caption(loaded.runtime, loaded.prepared, images)]
+    places = None
+    if loaded.experiment.model.attention != 'none':
+        places = attended_places(loaded, images, captions)
+    path = pictures / 'captions.png'
+    caption_picture(images, captions, places, scenes.captions[:_SCENES], path)
+    yield path
 
 
 def _attention_pictures(

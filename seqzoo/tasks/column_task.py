@@ -230,7 +230,7 @@ def pass_over(
     runtime: Runtime,
     table: Columns,
     batch: BatchConfig,
-    name: str,
+    name: Any,
     function: Callable[[Any, Batch], Answers],
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Columns:
@@ -240,7 +240,7 @@ def pass_over(
         runtime: model and mesh.
         table: the examples; a batch has its columns, `segments`, `weight` and `rows`.
         batch: buckets, and the budget of positions.
-        name: of the compiled program in `runtime`.
+        name: of the compiled program in `runtime`; anything hashable.
         function: pure; its arrays are those of the batch's rows.
         progress: called with how many examples are done, of how many.
 
