@@ -62,7 +62,7 @@ class Tagging(LabelingTask):
             {
                 **self.tokens.columns(examples.inputs, learnt),
                 'tags': Ragged.of(examples.tags),
-                'counts': Ragged.of(examples.counts),
+                'counts': Ragged.of(examples.counts, bool),
             }
         )
 
