@@ -171,6 +171,12 @@ class Experiment:
             raise UserError(
                 f"strategy must be 'jit', 'shard_map' or 'pmap', not {self.strategy!r}."
             )
+        if self.batch.packing and not self.model.packs:
+            name = type(self.model).__name__.removesuffix('Config')
+            raise UserError(
+                f'batch.packing puts several sentences into a row, and {name} cannot keep them '
+                'apart; leave --batch.packing out.'
+            )
 
     def nominal_model(self) -> ModelConfig:
         """The model's configuration with the sizes of the paper where the data has to say them."""
