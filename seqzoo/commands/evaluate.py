@@ -20,7 +20,9 @@ from seqzoo.commands.reporting import examples_done, say
 DESCRIPTION = f"""\
 Reads the run folder R and a split of its data; adds the result to R/results.json. Every example of
 the split counts once. `bleu` is sacreBLEU of detokenised text, whose signature is printed with it;
-`exact_match` is in percent, `loss` in nats per token, `perplexity` its exponential;
+`exact_match` is in percent, `loss` in nats per token, `perplexity` its exponential; of labels
+`accuracy`, `macro_f1` and what is said by class are in percent, `majority_accuracy` is that of
+always giving the most frequent label of the training data, `margin` what a model adds to it;
 `--batch.evaluation-rows 1` reads running text as one stream, which is exact and slow.
 
 {EXPLANATION}
@@ -63,10 +65,21 @@ def run(arguments: argparse.Namespace) -> int:
         print(json.dumps(result, ensure_ascii=False))
         return 0
     print(f'{arguments.run}, step {result.get("step")}, {arguments.split}')
-    print(table([(name, _shown(value)) for name, value in result['metrics'].items()]))
+    metrics = result['metrics']
+    single = {name: value for name, value in metrics.items() if not isinstance(value, dict)}
+    print(table([(name, _shown(value)) for name, value in single.items()]))
+    for name in metrics.keys() - single.keys():
+        print(f'\n{_by_name(name, metrics[name])}')
     if result.get('signature'):
         print(f'signature  {result["signature"]}')
     return 0
+
+
+def _by_name(name: str, rows: dict[str, dict[str, Any]]) -> str:
+    """A table of several numbers for each of several things, such as classes."""
+    columns = list(next(iter(rows.values()), {}))
+    header = (name, *(column.rjust(10) for column in columns))
+    return table([header, *((n, *map(_shown, row.values())) for n, row in rows.items())])
 
 
 def _shown(value: Any) -> str:

@@ -25,6 +25,8 @@ each piece of the output the piece of the input that it attended to most. --targ
 search: it gives the score that the outputs in F would have had. --json-lines writes all that is
 known, as one object per record.
 
+A classifier writes the class, its probability being the score; a tagger one tag for each word.
+
 A language model continues each line by at most --decode.extra-length tokens: the record and the
 line that is written are the whole text. --show-probabilities does not continue it: it writes the K
 most probable next tokens (10) with their shares in percent, and --picture F draws them.
@@ -36,6 +38,7 @@ examples:
   seqzoo predict runs/base --input test.en --n-best 4 --decode.beams 4
   seqzoo predict runs/base --input test.en --decode.method sample --decode.temperature 0.8
   seqzoo predict runs/base --input test.en --target test.de
+  echo 'this movie is so great' | seqzoo predict runs/imdb --scores
   echo 'I love to drink' | seqzoo predict runs/words --show-probabilities 5 --picture next.png
 """
 

@@ -82,6 +82,14 @@ class PreparedColumns(Prepared):
             found['training data'] = self.splits['train'].fingerprint
         return found
 
+    def describe_batch(self, batch: Mapping[str, np.ndarray], rows: int) -> str:
+        """The arrays, and the words of what is a text."""
+        lines, words = [super().describe_batch(batch, rows)], self.learnt.get('words')
+        for name in {'inputs', 'tokens'} & batch.keys() if words else ():
+            for row, segments in zip(batch[name][:rows], batch['segments'], strict=False):
+                lines.append(' '.join(words[number] for number in row[segments > 0]))
+        return '\n'.join(lines)
+
     def save(self, run_dir: Path) -> None:
         """Writes what was learnt: all that prediction needs."""
         partial = run_dir / f'.{LEARNT_FILE}.part'
