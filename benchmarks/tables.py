@@ -20,19 +20,39 @@ def quality_rows() -> list[dict[str, Any]]:
     return [row for row in rows if 'results' in row and 'parameters' in row]
 
 
+# How the table writes a metric; what stands beside it is shown where the row has it.
+MEASURES = {
+    'exact_match': '{exact_match:.1f} % exact match',
+    'bleu': '{bleu:.1f} sacreBLEU',
+    'perplexity': 'perplexity {perplexity:.1f}',
+    'bits_per_character': '{bits_per_character:.3f} bits per character',
+    'accuracy': '{accuracy:.1f} % accuracy',
+}
+BESIDE = {
+    'bleu_tokenized_lowercase': '{bleu_tokenized_lowercase:.1f} tokenised lower-cased',
+    'majority_accuracy': 'always the most frequent: {majority_accuracy:.1f} %',
+}
+
+
 def quality_line(row: dict[str, Any]) -> str:
     """One line of the table for one run."""
     name, found = list(row['results'].items())[-1]
-    scores = found['test']
-    if row.get('measure') == 'exact_match' or scores['exact_match'] > 90:
-        figure = f'{scores["exact_match"]:.1f} % exact match'
-    else:
-        figure = f'{scores["bleu"]:.1f} sacreBLEU'
-        if 'bleu_tokenized_lowercase' in scores:
-            figure += f', {scores["bleu_tokenized_lowercase"]:.1f} tokenised lower-cased'
+    split = row.get('split', 'test')
+    scores = found[split]
+    measure = row.get('measure') or ('exact_match' if scores['exact_match'] > 90 else 'bleu')
+    shown = [MEASURES[measure], *(text for key, text in BESIDE.items() if key in scores)]
+    figure = ', '.join(text.format(**scores) for text in shown)
+    if split != 'test':
+        figure += f' ({split})'
     cores = row['machine'].split(' ')[0]
     how = f'{row["minutes"]:.0f} min on {cores} cores, {name.replace("_", " ")}'
-    return f'| {row["data"]}, {row["parameters"] / 1e6:.1f}M parameters | {figure} | {how} |'
+    if 'measure' in row:
+        how = f'{row["what"]}, {row["steps"]:,} updates'
+    return f'| {row["data"]}, {_millions(row["parameters"])} parameters | {figure} | {how} |'
+
+
+def _millions(count: int) -> str:
+    return f'{count / 1e6:.1f}M' if count >= 1e6 else f'{count / 1e3:.0f}k'
 
 
 def step_lines(found: dict[str, Any]) -> list[str]:

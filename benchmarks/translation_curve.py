@@ -8,23 +8,16 @@ and test, and writes `benchmarks/results/NAME.json` (one result row and the curv
 
 import argparse
 import json
-import os
-import platform
-import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
 import jax
+import rows
 
-from seqzoo.analysis.parameters import count_parameters
 from seqzoo.training.averaging import average
 from seqzoo.training.checkpoint import Checkpoints
-from seqzoo.training.events import read_events
 from seqzoo.training.run import SNAPSHOTS, Run, load_run
-
-RESULTS = Path(__file__).parent / 'results'
 
 
 def main() -> None:
@@ -39,15 +32,16 @@ def main() -> None:
     parser.add_argument('--note', default='', help='what a reader has to know about the run')
     arguments = parser.parse_args()
     run = load_run(arguments.run, data_dir=arguments.data_dir, splits=('dev', 'test'))
-    clock = {e['step']: e['seconds'] for e in read_events(arguments.run) if 'seconds' in e}
+    clock = rows.seconds_by_step(arguments.run)
     has_snapshots = (arguments.run / SNAPSHOTS).is_dir()
     points = list(curve(run, arguments.points, clock)) if has_snapshots else []
     final = final_scores(run, arguments.average if has_snapshots else 0)
-    row = describe(run, arguments, clock) | {'results': final, 'curve': points}
-    file = RESULTS / f'{arguments.name}.json'
-    file.write_text(json.dumps(row, indent=2, ensure_ascii=False) + '\n', encoding='utf-8')
+    row = rows.describe(
+        run, name=arguments.name, command=arguments.command, note=arguments.note
+    ) | {'results': final, 'curve': points}
+    rows.write(row)
     if points:
-        draw(points, final, row, RESULTS / f'{arguments.name}.png')
+        draw(points, final, row, rows.RESULTS / f'{arguments.name}.png')
     print(json.dumps(final, indent=2))
 
 
@@ -108,46 +102,6 @@ def final_scores(run: Run, last: int) -> dict[str, Any]:
             'test_greedy': score(run, averaged, 'test', method='greedy'),
         },
     }
-
-
-def describe(run: Run, arguments: argparse.Namespace, clock: dict[int, float]) -> dict[str, Any]:
-    """Everything that somebody needs who wants to redo the row."""
-    experiment = run.experiment
-    decode = experiment.decode
-    return {
-        'name': arguments.name,
-        'what': experiment.description,
-        'command': arguments.command,
-        'note': arguments.note,
-        'seed': experiment.seed,
-        'data': experiment.task.data_name,
-        'identity': run.prepared.identity,
-        'parameters': count_parameters(experiment.model),
-        'steps': max(clock),
-        'minutes': round(max(clock.values()) / 60, 2),
-        'decode': f'{decode.method} {decode.beams}, alpha {decode.length_penalty}',
-        'published': f'{experiment.published.paper}: {experiment.published.result}',
-        'machine': f'{os.cpu_count()} cores {cpu_model()}, {jax.default_backend()}',
-        'versions': f'Python {platform.python_version()}, jax {jax.__version__}',
-        'commit': commit(),
-        'date': time.strftime('%Y-%m-%d'),
-    }
-
-
-def cpu_model() -> str:
-    """What the processor calls itself."""
-    info = Path('/proc/cpuinfo')
-    lines = info.read_text().splitlines() if info.exists() else []
-    names = [line.split(':', 1)[1].strip() for line in lines if line.startswith('model name')]
-    return names[0] if names else platform.machine()
-
-
-def commit() -> str:
-    """The commit of the checkout."""
-    found = subprocess.run(
-        ['git', 'rev-parse', '--short', 'HEAD'], capture_output=True, text=True, check=False
-    )
-    return found.stdout.strip()
 
 
 def draw(points: list[dict[str, Any]], final: dict[str, Any], row: dict[str, Any], path: Path):

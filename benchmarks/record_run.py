@@ -1,0 +1,70 @@
+"""Records a trained run of any task: its metrics on a split, and its dev curve.
+
+    python benchmarks/record_run.py RUN --name NAME --measure accuracy --command "..." --data-dir D
+
+evaluates the best checkpoint of the run folder RUN and writes `benchmarks/results/NAME.json`, one
+row. Translations have a program of their own, which also averages: `translation_curve.py`.
+"""
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+import rows
+
+from seqzoo.errors import UserError
+from seqzoo.training.events import read_events
+from seqzoo.training.run import evaluate, load_run
+
+_BESIDE = ('kind', 'step', 'time', 'seconds')  # what an event says besides metrics
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Evaluates and records."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument('run', type=Path)
+    parser.add_argument('--name', required=True, help='of the file in benchmarks/results')
+    parser.add_argument('--measure', required=True, help='the metric that the table shows')
+    parser.add_argument('--command', required=True, help='the command that trained the run')
+    parser.add_argument('--split', default='test')
+    parser.add_argument('--data-dir', type=Path)
+    parser.add_argument('--note', default='', help='what a reader has to know about the run')
+    arguments = parser.parse_args(argv)
+    found = evaluate(arguments.run, split=arguments.split, data_dir=arguments.data_dir)
+    metrics = found['metrics']
+    if arguments.measure not in metrics:
+        raise UserError(f'there is no {arguments.measure}; the run has {", ".join(metrics)}')
+    if found['signature']:
+        metrics = {**metrics, 'signature': found['signature']}
+    run = load_run(arguments.run)
+    row = rows.describe(
+        run, name=arguments.name, command=arguments.command, note=arguments.note
+    ) | {
+        'measure': arguments.measure,
+        'split': arguments.split,
+        'results': {'best_checkpoint': {'step': found['step'], arguments.split: metrics}},
+        'curve': dev_curve(arguments.run),
+    }
+    print(rows.write(row))
+    print(json.dumps(row['results'], indent=2))
+
+
+def dev_curve(run: Path) -> list[dict[str, Any]]:
+    """What every evaluation during training said."""
+    return [
+        {
+            'step': event['step'],
+            'minutes': round(event['seconds'] / 60, 2),
+            **{
+                name: round(value, 5)
+                for name, value in event.items()
+                if isinstance(value, float) and name not in _BESIDE
+            },
+        }
+        for event in read_events(run, 'evaluation')
+    ]
+
+
+if __name__ == '__main__':
+    main()
