@@ -84,7 +84,7 @@ class PreparedColumns(Prepared):
 
     def describe_batch(self, batch: Mapping[str, np.ndarray], rows: int) -> str:
         """The arrays, and the words of what is a text."""
-        lines, words = [super().describe_batch(batch, rows)], self.learnt.get('words')
+        lines, words = [super().describe_batch(batch, rows)], self.learnt.get('words', ())
         for name in {'inputs', 'tokens'} & batch.keys() if words else ():
             for row, segments in zip(batch[name][:rows], batch['segments'], strict=False):
                 lines.append(' '.join(words[number] for number in row[segments > 0]))
