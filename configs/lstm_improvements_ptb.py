@@ -29,7 +29,7 @@ from seqzoo.optimization.schedules import Cosine
 from seqzoo.tasks.base import Decoding
 from seqzoo.tasks.language_modeling import LanguageModeling
 
-STEPS, WIDTH = 4000, 128
+STEPS, WIDTH = 2500, 128
 
 
 def experiment() -> Experiment:

@@ -452,7 +452,7 @@ def test_flops_are_three_forward_passes_of_the_longest_batch(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     from seqzoo.configuration import load_config
-    from seqzoo.models.flops import transformer_flops
+    from seqzoo.models.transformer_flops import transformer_flops
 
     experiment = load_config('transformer_tiny_numerals')
     rows = experiment.batch.tokens // experiment.batch.max_length

@@ -22,14 +22,19 @@ examples:
 def run(arguments: argparse.Namespace) -> int:
     """Prints the resolved experiment."""
     experiment = load_config(arguments.config, arguments.overrides)
-    from seqzoo.analysis.flops import humanize
+    from seqzoo.analysis.flops import humanize, render_flops
     from seqzoo.analysis.parameters import parameter_table, render_parameter_table
 
     model = experiment.nominal_model()
     rows = parameter_table(model)
     parameters = sum(row.count for row in rows)
     batch_rows = max(experiment.batch.tokens // experiment.batch.max_length, 1)
-    flops = 3 * _forward_flops(model, batch_rows, experiment.batch.max_length)
+    parts = model.flops(batch_rows, experiment.batch.max_length)
+    flops = 3 * (
+        _forward_flops(model, batch_rows, experiment.batch.max_length)
+        if parts is None
+        else parts.forward
+    )
     if arguments.json:
         result = {
             'config': arguments.config,
@@ -50,6 +55,8 @@ def run(arguments: argparse.Namespace) -> int:
     print(f'\n{render_parameter_table(rows)}')
     shape = f'{batch_rows} x {experiment.batch.max_length} tokens'
     print(f'\n{humanize(flops)} in a training step of {shape}, forward and backward')
+    if parts is not None:
+        print(render_flops(parts))
     return 0
 
 

@@ -13,6 +13,7 @@ import jax
 from flax import linen as nn
 
 from seqzoo.errors import ConfigError as ConfigError  # models raise it; it is offered here too
+from seqzoo.models.flops import Flops
 
 Memory = Any  # what an encoder hands to its decoder: a pytree of arrays, the batch leading
 Cache = Any  # what incremental decoding carries from step to step: a pytree of arrays
@@ -45,6 +46,14 @@ class ModelConfig(abc.ABC):
     @abc.abstractmethod
     def example_inputs(self, batch: int = 2, length: int = 8) -> tuple[jax.Array, ...]:
         """Positional arguments that `init` and `apply` accept."""
+
+    def flops(self, batch: int, length: int) -> Flops | None:
+        """Operations of a forward pass while training over `batch` rows of `length`, by part.
+
+        `None`: this family has no formula, and whoever asks counts the traced program.
+        """
+        del batch, length
+        return None
 
 
 @flax.struct.dataclass

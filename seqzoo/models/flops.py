@@ -18,8 +18,6 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from seqzoo.layers.mixture import MixtureConfig
     from seqzoo.layers.recurrent import RecurrentConfig
-    from seqzoo.models.recurrent_lm import RecurrentLMConfig
-    from seqzoo.models.transformer import TransformerConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,52 +127,6 @@ def logits_flops(*, tokens: int, embed_dim: int, vocab_size: int) -> Flops:
     return Flops(logits=matmul_flops(tokens, vocab_size, embed_dim))
 
 
-def transformer_flops(
-    config: 'TransformerConfig', *, batch: int, source_length: int, target_length: int
-) -> Flops:
-    """The encoder-decoder of Vaswani et al. 2017 (section 3), logits at every target position.
-
-    Raises:
-        ValueError: the configuration leaves its vocabulary open.
-    """
-    if config.vocab_size is None:
-        raise ValueError('vocab_size is still open; FLOPs need the size of the vocabulary')
-    head_dim = config.embed_dim // config.num_heads
-    key_dim = head_dim if config.key_dim is None else config.key_dim
-    value_dim = head_dim if config.value_dim is None else config.value_dim
-    encoder, decoder = (
-        config.num_layers if override is None else override
-        for override in (config.num_encoder_layers, config.num_decoder_layers)
-    )
-
-    def attention(query_length: int, key_length: int) -> Flops:
-        return attention_flops(
-            batch=batch,
-            query_length=query_length,
-            key_length=key_length,
-            embed_dim=config.embed_dim,
-            num_heads=config.num_heads,
-            key_dim=key_dim,
-            value_dim=value_dim,
-        )
-
-    def feed_forward(length: int) -> Flops:
-        return feed_forward_flops(
-            tokens=batch * length, embed_dim=config.embed_dim, mlp_dim=config.mlp_dim
-        )
-
-    encoder_layer = attention(source_length, source_length) + feed_forward(source_length)
-    decoder_layer = (
-        attention(target_length, target_length)
-        + attention(target_length, source_length)
-        + feed_forward(target_length)
-    )
-    logits = logits_flops(
-        tokens=batch * target_length, embed_dim=config.embed_dim, vocab_size=config.vocab_size
-    )
-    return encoder * encoder_layer + decoder * decoder_layer + logits
-
-
 def recurrent_flops(config: 'RecurrentConfig', *, tokens: int, input_dim: int) -> Flops:
     """A stack of recurrent layers: every kernel of every cell is multiplied once a step."""
     terms, width = 0, input_dim
@@ -201,23 +153,3 @@ def mixture_flops(config: 'MixtureConfig', *, batch: int, length: int, embed_dim
     )
     gates = 2 * matmul_flops(batch * length, config.num_experts, embed_dim)
     return experts + Flops(feed_forward=gates)
-
-
-def recurrent_lm_flops(config: 'RecurrentLMConfig', *, batch: int, length: int) -> Flops:
-    """A recurrent language model, logits at every position.
-
-    Raises:
-        ValueError: the configuration leaves its vocabulary open.
-    """
-    if config.vocab_size is None:
-        raise ValueError('vocab_size is still open; FLOPs need the size of the vocabulary')
-    tokens = batch * length
-    total = recurrent_flops(
-        config.layers, tokens=tokens, input_dim=config.embed_dim or config.vocab_size
-    )
-    if config.mixture is not None:
-        width = config.layers.output_dims[config.mixture_after - 1]
-        total += mixture_flops(config.mixture, batch=batch, length=length, embed_dim=width)
-    return total + logits_flops(
-        tokens=tokens, embed_dim=config.features_dim, vocab_size=config.vocab_size
-    )

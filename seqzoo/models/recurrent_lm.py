@@ -40,6 +40,7 @@ from seqzoo.layers.recurrent import Recurrence, RecurrentConfig, RecurrentStack,
 from seqzoo.layers.recurrent_cells import LSTM, uniform
 from seqzoo.layers.recurrent_dropout import drop_features, embedding_dropout
 from seqzoo.models.base import ConfigError, LMOutput, ModelConfig
+from seqzoo.models.flops import Flops, logits_flops, mixture_flops, recurrent_flops
 from seqzoo.parallel.axes import constrain
 
 
@@ -151,6 +152,19 @@ class RecurrentLMConfig(ModelConfig):
         """Token ids."""
         tokens = jnp.arange(batch * length, dtype=jnp.int32).reshape(batch, length)
         return (tokens * 7 % (self.vocab_size or 2),)
+
+    def flops(self, batch: int, length: int) -> Flops:
+        """Recurrent layers, experts with their gates, and logits at every position."""
+        if self.vocab_size is None:
+            raise ConfigError('vocab_size is open: operations need the size of the vocabulary')
+        tokens, width = batch * length, self.embed_dim or self.vocab_size
+        total = recurrent_flops(self.layers, tokens=tokens, input_dim=width)
+        if self.mixture is not None:
+            width = self.layers.output_dims[self.mixture_after - 1]
+            total += mixture_flops(self.mixture, batch=batch, length=length, embed_dim=width)
+        return total + logits_flops(
+            tokens=tokens, embed_dim=self.features_dim, vocab_size=self.vocab_size
+        )
 
 
 class RecurrentLM(nn.Module):

@@ -21,9 +21,9 @@ from seqzoo.models.flops import (
     feed_forward_flops,
     logits_flops,
     matmul_flops,
-    transformer_flops,
 )
 from seqzoo.models.transformer import TransformerConfig
+from seqzoo.models.transformer_flops import transformer_flops
 
 CONFIG = TransformerConfig(
     vocab_size=200,

@@ -1,6 +1,7 @@
 """Recurrent language models: the papers' sizes, torch's numbers, regularisation, the mixture."""
 
 import dataclasses
+import json
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +17,6 @@ from seqzoo.layers.factorised import GroupedLSTM
 from seqzoo.layers.mixture import MixtureConfig, MixtureOfExperts
 from seqzoo.layers.recurrent import RecurrentConfig, RecurrentStack
 from seqzoo.layers.recurrent_cells import GRU, LSTM, Elman
-from seqzoo.models.flops import recurrent_lm_flops
 from seqzoo.models.recurrent_lm import RecurrentLMConfig
 
 BATCH, LENGTH, VOCAB = 3, 5, 11
@@ -93,7 +93,7 @@ def test_without_table_and_output_they_are_as_large_as_the_papers_say(name, expe
 def test_the_compared_networks_cost_the_same():
     names = ['', ':f_lstm', ':g_lstm', ':moe']
     models = [load_config(f'lstm_improvements_ptb{name}').nominal_model() for name in names]
-    costs = [recurrent_lm_flops(model, batch=32, length=32).layers for model in models]
+    costs = [model.flops(32, 32).layers for model in models]
     assert max(costs) / min(costs) < 1.01
 
 
@@ -288,9 +288,23 @@ def test_the_formula_of_operations_equals_the_traced_ones(cell):
 
         variables = jax.eval_shape(module.init, jax.random.key(0), tokens)
         traced = traced_flops(forward, variables, tokens)
-        expected = recurrent_lm_flops(config, batch=BATCH, length=LENGTH).forward
+        expected = config.flops(BATCH, LENGTH).forward
         # Sums over the choices of a mixture are products too, where they are traced.
         assert traced == expected if 'mixture' not in more else 1 <= traced / expected < 1.03
+
+
+def test_show_speaks_of_the_operations_of_training(capsys):
+    from seqzoo.__main__ import main
+
+    assert main(['show', 'lstm_improvements_ptb:moe', '--json']) == 0
+    shown = json.loads(capsys.readouterr().out)
+    # Two layers and the softmax; two of sixteen experts, with places for a quarter more.
+    layer = 4 * 256 * (128 + 128) + 256 * 128
+    experts = 2 * 1.25 * 2 * 128 * 912 + 2 * 16 * 128
+    per_word = 2 * layer + experts + 128 * 10_000
+    assert shown['flops_per_step'] == pytest.approx(6 * 32 * 32 * per_word)
+    assert main(['show', 'lstm_ptb']) == 0
+    assert 'recurrent' in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
