@@ -20,6 +20,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from seqzoo.errors import ConfigError
+from seqzoo.layers.convolution import Convolution
 from seqzoo.layers.embedding import Embedding
 from seqzoo.layers.linear import Linear
 from seqzoo.layers.recurrent import RecurrentConfig, RecurrentStack
@@ -194,8 +195,7 @@ class SpellingLayer(nn.Module):
             )
             self.network = RecurrentStack(layers, self.dtype)
         else:
-            names = (('window', 'embed'), ('hidden',))
-            self.network = Linear((c.features,), *names, True, self.dtype)
+            self.network = Convolution(c.features, (c.window,), 1, self.dtype)
 
     def __call__(self, words: SpelledWords, train: bool) -> jax.Array:
         """`[batch, length]` words -> `[batch, length, embed + features]`."""
@@ -214,11 +214,7 @@ class SpellingLayer(nn.Module):
 
     def _largest(self, x: jax.Array, real: jax.Array) -> jax.Array:
         """The same; zeros stand before and behind a word."""
-        width, window = x.shape[1], self.config.window
-        x = jnp.pad(x, ((0, 0), (window // 2, (window - 1) // 2), (0, 0)))
-        # [words, width, character] -> [words, width, window, character]
-        taps = jnp.stack([x[:, i : i + width] for i in range(window)], axis=2)
-        filters = self.network(taps)
+        filters = self.network(x)
         least = jnp.finfo(self.dtype).min
         largest = jnp.max(jnp.where(real[..., None], filters, least), axis=1)
         return jnp.where(jnp.any(real, axis=1)[:, None], jnp.tanh(largest), 0)
