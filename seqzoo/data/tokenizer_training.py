@@ -30,6 +30,7 @@ class TokenizerConfig:
         kind: 'bpe', 'unigram', 'word' (split at spaces) or 'char'.
         vocab_size: pieces, specials included. For 'word' and 'char' an upper limit: less frequent
             ones are unknown.
+        source_vocab_size: of the source where it differs; needs `joint=False`.
         joint: one model for both languages, or one for each.
         byte_fallback: spell unknown characters as UTF-8 bytes (256 more pieces) instead of one
             unknown piece.
@@ -43,6 +44,7 @@ class TokenizerConfig:
 
     kind: Literal['bpe', 'unigram', 'word', 'char'] = 'bpe'
     vocab_size: int = 8000
+    source_vocab_size: int | None = None
     joint: bool = True
     byte_fallback: bool = False
     character_coverage: float = 1.0
@@ -59,6 +61,11 @@ class TokenizerConfig:
             raise UserError(
                 f'tokenizer.vocab_size is {self.vocab_size}; 4 pieces are special, so choose at '
                 'least 5'
+            )
+        if self.source_vocab_size is not None and (self.joint or self.source_vocab_size < 5):
+            raise UserError(
+                f'tokenizer.source_vocab_size is {self.source_vocab_size}; choose at least 5, and '
+                'set tokenizer.joint to False'
             )
         if not 0.9 <= self.character_coverage <= 1:
             raise UserError(
@@ -80,6 +87,7 @@ def hash_text(
 ) -> tuple[str, bool]:
     """Fingerprint of the training text and all that shapes the result; and whether it is empty."""
     settings = {**asdict(config), 'languages': languages if config.moses else None}
+    settings.pop('source_vocab_size')  # here a side has one size
     hasher = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
     empty = True
     for line in lines:

@@ -15,7 +15,7 @@ import json
 import os
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -265,9 +265,11 @@ def train_tokenizer_pair(
 ) -> TokenizerPair:
     """One tokenizer for both sides if `config.joint`, else one for each; see `train_tokenizer`."""
     if not config.joint:
+        own = replace(config, source_vocab_size=None)
+        other = replace(own, vocab_size=config.source_vocab_size or config.vocab_size)
         return TokenizerPair(
-            train_tokenizer(source, config, language=source_language, cache_dir=cache_dir),
-            train_tokenizer(target, config, language=target_language, cache_dir=cache_dir),
+            train_tokenizer(source, other, language=source_language, cache_dir=cache_dir),
+            train_tokenizer(target, own, language=target_language, cache_dir=cache_dir),
         )
     sides = [(source, source_language), (target, target_language)]
     tokenizer = _train(sides, config, language=source_language, cache_dir=cache_dir)

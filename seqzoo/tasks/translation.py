@@ -98,6 +98,12 @@ class Translation(Task):
     def nominal_vocab_size(self) -> int | None:
         return self.tokenizer.vocab_size
 
+    def nominal_model(self, model: ModelConfig) -> ModelConfig:
+        model = super().nominal_model(model)
+        if getattr(model, 'source_vocab_size', 0) is None and self.tokenizer.source_vocab_size:
+            return replace(model, source_vocab_size=self.tokenizer.source_vocab_size)  # type: ignore[call-arg]
+        return model
+
     @property
     def best_metric(self) -> tuple[str, str]:
         return 'loss', 'min'

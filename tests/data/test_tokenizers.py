@@ -109,7 +109,10 @@ def test_no_text_is_refused():
 
 @pytest.mark.parametrize(
     ('field', 'value'),
-    [('kind', 'bpee'), ('vocab_size', 4), ('character_coverage', 0.5), ('sample', 0)],
+    [
+        *(('kind', 'bpee'), ('vocab_size', 4), ('character_coverage', 0.5), ('sample', 0)),
+        ('source_vocab_size', 100),  # of a joint tokenizer
+    ],
 )
 def test_bad_settings_name_their_field(field, value):
     with pytest.raises(UserError, match=f'tokenizer.{field}'):
@@ -192,6 +195,11 @@ def test_a_pair_is_joint_or_separate(tmp_path):
     apart = train_tokenizer_pair(source, target, TokenizerConfig(vocab_size=100, joint=False))
     assert apart.source.fingerprint != apart.target.fingerprint
     assert apart.source.unk_id in apart.source.encode('fünf')
+    assert apart.source.vocab_size == apart.target.vocab_size == 100
+    config = TokenizerConfig(vocab_size=100, source_vocab_size=80, joint=False)
+    sizes = train_tokenizer_pair(source, target, config)
+    assert (sizes.source.vocab_size, sizes.target.vocab_size) == (80, 100)
+    assert sizes.target.fingerprint == apart.target.fingerprint
 
 
 def test_moses_is_undone_by_decode():
