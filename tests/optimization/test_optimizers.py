@@ -48,7 +48,7 @@ def test_adam_equals_torch():
 @pytest.mark.parametrize(
     ('ours', 'theirs', 'more'),
     [
-        (RMSProp(decay_rate=0.9), 'RMSprop', {'alpha': 0.9, 'eps': 1e-8}),
+        (RMSProp(decay_rate=0.9, epsilon=0.1), 'RMSprop', {'alpha': 0.9, 'eps': 0.1}),
         (Adagrad(initial=0.3), 'Adagrad', {'initial_accumulator_value': 0.3, 'eps': 0}),
         (SGD(weight_decay=0.2, clip_norm=1.5), 'SGD', {'weight_decay': 0.2}),
     ],
