@@ -4,11 +4,17 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from seqzoo.models.recurrent_lm import RecurrentLM, RecurrentLMConfig
     from seqzoo.models.transformer import Transformer, TransformerConfig
 
-__all__ = ['Transformer', 'TransformerConfig']
+__all__ = ['RecurrentLM', 'RecurrentLMConfig', 'Transformer', 'TransformerConfig']
 
-_HOMES = {'Transformer': 'transformer', 'TransformerConfig': 'transformer'}
+_HOMES = {
+    'RecurrentLM': 'recurrent_lm',
+    'RecurrentLMConfig': 'recurrent_lm',
+    'Transformer': 'transformer',
+    'TransformerConfig': 'transformer',
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -331,3 +331,33 @@ def test_impossible_hyperparameters_are_refused_by_name(more, message):
 def test_an_open_vocabulary_is_refused_with_the_remedy():
     with pytest.raises(ConfigError, match='vocab_size is open'):
         RecurrentLMConfig().build()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('name', ['lstm_big_lm1b:g4', 'lstm_moe_lm1b:moe_32', 'awd_lstm_ptb'])
+def test_a_network_of_a_papers_size_goes_downhill_with_a_small_vocabulary(name):
+    config = dataclasses.replace(load_config(name).model, vocab_size=VOCAB)
+    module = config.build()
+    (tokens,) = config.example_inputs(2, 4)
+    shapes = meta.unbox(jax.eval_shape(module.init, jax.random.key(0), tokens))['params']
+    rng = np.random.default_rng(0)
+    params = jax.tree.map(
+        lambda s: rng.standard_normal(s.shape, np.float32) * s.shape[0] ** -0.5, shapes
+    )
+
+    @jax.jit
+    def descend(params):
+        def loss(params):
+            rngs = {'dropout': jax.random.key(0)}
+            output = module.apply({'params': params}, tokens, train=True, rngs=rngs)
+            logits = module.apply({'params': params}, output.features, method='unembed')
+            log_probs = jax.nn.log_softmax(logits[:, :-1])
+            return -jnp.take_along_axis(log_probs, tokens[:, 1:, None], -1).mean()
+
+        before, gradient = jax.value_and_grad(loss)(params)
+        length = jnp.sqrt(sum(jnp.sum(jnp.square(g)) for g in jax.tree.leaves(gradient)))
+        return before, loss(jax.tree.map(lambda p, g: p - 0.1 * g / length, params, gradient))
+
+    before, after = descend(params)
+    assert np.isfinite(before)
+    assert after < before
