@@ -22,7 +22,8 @@ class BatchConfig:
     Attributes:
         tokens: budget of padded target tokens per step, over all devices: rows times length never
             exceeds it.
-        max_length: longest sentence of training, either side; the longest bucket.
+        max_length: longest sentence of training, either side; the longest bucket. Running text is
+            cut into rows of this length, `tokens // max_length` of them.
         buckets: the lengths of the buckets, ascending, the last one `max_length`; None makes a
             geometric ladder.
         fitted_buckets: instead of `buckets`, this many lengths, chosen so that the stored lengths
@@ -36,8 +37,10 @@ class BatchConfig:
         empty_lines: what training does with a pair of which one side has no tokens: 'drop' it and
             count, or 'keep'.
         evaluation_rows: most rows in a batch of evaluation; None lets the budget of tokens decide.
+            Running text is cut into so many streams, None: as many as in training; 1 is exact.
         evaluation_max_length: evaluation never drops; it adds buckets up to this length and
-            truncates only beyond, counted. None is four times `max_length`.
+            truncates only beyond, counted. None is four times `max_length`. Of running text the
+            length of a row in evaluation, None: as in training.
     """
 
     tokens: int = 4096

@@ -223,12 +223,17 @@ class Vocabulary:
         return hashlib.sha256(json.dumps([rules, self.entries]).encode()).hexdigest()
 
     def encode(self, line: str) -> np.ndarray:
-        """`[length]` int32 ids of a line, or of the beginning of one.
+        """`[length]` int32 ids of what somebody typed: a line, or the beginning of one.
+
+        A word that is no entry as it stands is looked up in lower case.
 
         Raises:
             UserError: a character is unknown, and there is no entry for that.
         """
-        return self._numbers(self.config.units(line), line)
+        units = self.config.units(line)
+        if isinstance(self.config, Words):
+            units = [unit if unit in self._ids else unit.lower() for unit in units]
+        return self._numbers(units, line)
 
     def encode_batch(self, lines: Sequence[str]) -> list[np.ndarray]:
         """`encode` of several lines."""

@@ -50,6 +50,9 @@ def test_words_end_lines_and_stand_for_rarer_ones():
     ids = stream(vocabulary, ['a  c', 'never b'])
     assert vocabulary.pieces(ids) == ['a', '<unk>', '<eos>', '<unk>', 'b', '<eos>']
     assert vocabulary.decode_text(ids) == 'a <unk>\n<unk> b\n'
+    # Running text is what it is; what somebody types may begin with a capital.
+    assert vocabulary.pieces(vocabulary.encode('A Never b')) == ['a', '<unk>', 'b']
+    assert vocabulary.pieces(stream(vocabulary, ['A'])) == ['<unk>', '<eos>']
 
 
 def test_the_time_machine_has_28_entries(data_dir):
