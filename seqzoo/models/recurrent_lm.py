@@ -23,7 +23,9 @@ gate's at its `forget_bias`: Zaremba et al. and Merity et al. draw them like the
 
 Deviations. AWD-LSTM's second term is divided by all steps, not by all steps but one, so that it
 does not depend on how a batch is split. Shazeer et al. drop the output of a layer before they add
-its input; with `residual_from` the sum is dropped.
+its input; with `residual_from` the sum is dropped. Where experts have a limited number of places
+while training, a word's second choice may lose its place to a later word's first: the loss of
+training is then not quite causal; evaluation always is.
 """
 
 from dataclasses import dataclass, field
