@@ -7,9 +7,9 @@ each the same at every step, and every tenth word; SGD with a learning rate of 3
 those that the authors' own code names for its published numbers.
 
 Differences: batches are all 70 steps long and begin at another word in every epoch, where the paper
-draws their length (each length is a compilation). The paper's averaged SGD begins by itself when
-the development loss stops falling and averages every update; here a snapshot is written every epoch
-and `evaluate --average K` averages the last K.
+draws their length (each length is a compilation). Averaged SGD begins, as in the paper, when the
+development loss has not fallen for five epochs; it is the mean of the snapshots that are written
+from then on, one an epoch (`evaluate --average K`), and not of every update.
 
 `:wikitext2` is the same network on WikiText-2, 33,556,078 parameters, whose training text is
 yours to bring.
@@ -71,6 +71,7 @@ def experiment() -> Experiment:
             evaluate_every=EPOCH,
             checkpoint_every=EPOCH,
             snapshot_every=EPOCH,
+            snapshot_patience=5,
             keep_snapshots=50,
         ),
         decode=Decoding(method='sample', extra_length=30),

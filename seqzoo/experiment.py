@@ -48,6 +48,7 @@ _LEAST = {
     'keep': 1,
     'keep_best': 0,
     'snapshot_every': 0,
+    'snapshot_patience': 1,
     'keep_snapshots': 1,
     'early_stopping': 1,
     'plateau_patience': 1,
@@ -71,6 +72,9 @@ class TrainConfig:
         keep, keep_best: how many checkpoints survive, newest and best by the task's metric.
         snapshot_every, keep_snapshots: parameters alone, to be averaged by `evaluate --average`; 0
             writes none.
+        snapshot_patience: write them only once there have been this many evaluations in a row
+            without improvement; their mean is then averaged SGD that begins by itself, as Merity et
+            al. 2017 have it after 5. `None` from the beginning.
         early_stopping: stop after this many evaluations without improvement; `None` never.
         plateau_patience, plateau_factor: multiply the learning rate by the factor after this many
             evaluations without improvement; `None` never.
@@ -96,6 +100,7 @@ class TrainConfig:
     keep_best: int = 1
     snapshot_every: int = 0
     keep_snapshots: int = 10
+    snapshot_patience: int | None = None
     early_stopping: int | None = None
     plateau_patience: int | None = None
     plateau_factor: float = 0.5

@@ -51,6 +51,7 @@ class Improvement:
     best: float | None = None
     stale: int = 0
     stale_since_reduction: int = 0
+    longest_stale: int = 0
 
     def update(self, value: float) -> bool:
         """Takes the value of one evaluation; whether it is the best so far. NaN never is."""
@@ -62,6 +63,7 @@ class Improvement:
         else:
             self.stale += 1
             self.stale_since_reduction += 1
+            self.longest_stale = max(self.longest_stale, self.stale)
         return bool(better)
 
 
@@ -162,7 +164,7 @@ class Loop:
             if config.evaluate_every and step % config.evaluate_every == 0 and step < config.steps:
                 found, evaluated = self._evaluate(state, step), step
                 state = self._plateau(state)
-            if config.snapshot_every and step % config.snapshot_every == 0 and self.snapshots:
+            if config.snapshot_every and step % config.snapshot_every == 0:
                 self._snapshot(step, state)
             due = step % config.checkpoint_every == 0 and step < config.steps
             if due or found.get('improved'):
@@ -343,6 +345,8 @@ class Loop:
 
     def _snapshot(self, step: int, state: TrainState) -> None:
         assert self.snapshots is not None
+        if self.improvement.longest_stale < (self.config.snapshot_patience or 0):
+            return
         self._may_be_kept(step, state.params)
         self.snapshots.save(step, state.params)
         self.clock.lap('checkpoint')

@@ -451,6 +451,14 @@ def test_parameters_that_are_not_finite_are_never_kept(loop, way):
         assert finite_everywhere(stopped.run / 'snapshots') == 0
 
 
+def test_snapshots_may_wait_until_the_dev_metric_stops_improving(loop):
+    values = [5.0, 4.0, 4.5, 3.0, 3.5, 3.5, 2.0, 2.5]
+    ways = {'evaluate_every': 1, 'snapshot_every': 1, 'snapshot_patience': 2}
+    outcome = loop(evaluate=lambda state: {'loss': values[int(state.step) - 1]}, **ways)
+    with Checkpoints(outcome.run / 'snapshots', read_only=True) as snapshots:
+        assert snapshots.steps() == [6, 7, 8]
+
+
 def test_an_evaluation_that_is_not_a_number_is_never_the_best():
     improvement = Improvement('min')
     assert not improvement.update(math.nan)

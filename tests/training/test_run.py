@@ -18,6 +18,7 @@ from seqzoo.training.run import IDENTITY, RESULTS, load_run, record_result, refu
         ({'snapshot_every': -1}, 'snapshot_every'),
         ({'evaluate_every': -5}, 'evaluate_every'),
         ({'keep_snapshots': 0}, 'keep_snapshots'),
+        ({'snapshot_patience': 0}, 'snapshot_patience'),
     ],
 )
 def test_a_cadence_that_cannot_be_is_refused_by_name(change, named):
