@@ -45,6 +45,11 @@ class SpelledWords:
 class Inputs(abc.ABC):
     """How the input enters a network. Sizes that are `None` the data fills in."""
 
+    @property
+    @abc.abstractmethod
+    def output_dim(self) -> int:
+        """Width of the vectors that come out."""
+
     @abc.abstractmethod
     def build(self, dtype: Any) -> nn.Module:
         """The module: `(inputs, train) -> [batch, length, embed]`."""
@@ -90,6 +95,10 @@ class Tokens(Inputs):
             raise ConfigError(
                 f'token_dropout_rate is {self.token_dropout_rate}: a rate lies in [0, 1)'
             )
+
+    @property
+    def output_dim(self) -> int:
+        return self.embed_dim
 
     def build(self, dtype: Any) -> nn.Module:
         _refuse_open(self, 'vocab_size')
@@ -137,6 +146,7 @@ class Spelling(Tokens):
 
     Attributes:
         num_characters: how many there are, the 0 of no character included; `None` is filled in.
+        max_characters: of a word, as many as it brings along; `None` is filled in.
         character_dim: width of a character's vector.
         network: `'lstm'` (both directions, `features` split between them) or `'convolution'`.
         features: width of what the network gives.
@@ -144,6 +154,7 @@ class Spelling(Tokens):
     """
 
     num_characters: int | None = None
+    max_characters: int | None = None
     character_dim: int = 32
     network: Literal['lstm', 'convolution'] = 'convolution'
     features: int = 64
@@ -152,20 +163,30 @@ class Spelling(Tokens):
     def __post_init__(self) -> None:
         """Checks the values."""
         super().__post_init__()
-        _check_sizes(self, 'num_characters', 'character_dim', 'features', 'window')
+        _check_sizes(self, 'num_characters', 'max_characters', 'character_dim')
+        _check_sizes(self, 'features', 'window')
         if self.network not in ('lstm', 'convolution'):
             raise ConfigError(f'network is {self.network!r}: choose lstm or convolution')
         if self.network == 'lstm' and self.features % 2:
             raise ConfigError(f'features is {self.features}: two directions share an even number')
 
+    @property
+    def output_dim(self) -> int:
+        return self.embed_dim + self.features
+
+    @property
+    def layers(self) -> RecurrentConfig:
+        """Those over the characters, if `network` is `'lstm'`."""
+        return RecurrentConfig(cell=LSTM(hidden_dim=self.features // 2), directions='concatenated')
+
     def build(self, dtype: Any) -> nn.Module:
-        _refuse_open(self, 'vocab_size', 'num_characters')
+        _refuse_open(self, 'vocab_size', 'num_characters', 'max_characters')
         return SpellingLayer(self, dtype)
 
     def example(self, batch: int, length: int) -> Any:
-        width, count = 5, self.num_characters or 2
+        width, count = self.max_characters or 1, self.num_characters or 2
         characters = jnp.arange(batch * length * width).reshape(batch, length, width) * 3 % count
-        # Words of one to five characters.
+        # Words of one character and more.
         ends = 1 + jnp.arange(batch * length).reshape(batch, length, 1) % width
         characters = jnp.where(jnp.arange(width) < ends, jnp.maximum(characters, 1), 0)
         return SpelledWords(super().example(batch, length), characters)
@@ -190,10 +211,7 @@ class SpellingLayer(nn.Module):
         self.characters = Embedding(c.num_characters, c.character_dim, False, self.dtype)
         self.network: Any
         if c.network == 'lstm':
-            layers = RecurrentConfig(
-                cell=LSTM(hidden_dim=c.features // 2), directions='concatenated'
-            )
-            self.network = RecurrentStack(layers, self.dtype)
+            self.network = RecurrentStack(c.layers, self.dtype)
         else:
             self.network = Convolution(c.features, (c.window,), 1, self.dtype)
 
@@ -236,6 +254,10 @@ class Numbers(Inputs):
     def __post_init__(self) -> None:
         """Checks the values."""
         _check_sizes(self, 'input_dim', 'embed_dim')
+
+    @property
+    def output_dim(self) -> int:
+        return self.embed_dim or self.input_dim or 1
 
     def build(self, dtype: Any) -> nn.Module:
         _refuse_open(self, 'input_dim')

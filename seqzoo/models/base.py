@@ -165,6 +165,11 @@ class EncoderConfig(ModelConfig):
     dtype: Literal['float32', 'bfloat16'] = 'float32'
 
     @property
+    @abc.abstractmethod
+    def features_dim(self) -> int:
+        """How wide the features are."""
+
+    @property
     def causal(self) -> bool:
         """Whether the features of a position depend on nothing that comes later."""
         return False

@@ -19,6 +19,7 @@ from seqzoo.layers.dropout import Dropout
 from seqzoo.layers.inputs import Inputs, Tokens, embed
 from seqzoo.layers.linear import Linear
 from seqzoo.models.base import ConfigError, LabelingConfig, LabelOutput
+from seqzoo.models.flops import Flops, inputs_flops, matmul_flops
 from seqzoo.parallel.axes import constrain
 
 
@@ -71,6 +72,19 @@ class DenseConfig(LabelingConfig):
     def example_inputs(self, batch: int = 2, length: int = 8) -> tuple[jax.Array, ...]:
         """What `inputs` reads."""
         return (self.inputs.example(batch, min(length, self.max_length)),)
+
+    def flops(self, batch: int, length: int) -> Flops:
+        """All layers: as many operations for any length up to `max_length`."""
+        tokens = batch * min(length, self.max_length)
+        width = self.max_length * self.inputs.output_dim
+        hidden = 0
+        for following in self.hidden_dims:
+            hidden += matmul_flops(batch, following, width)
+            width = following
+        places = self.max_length if self.per == 'step' else 1
+        outputs = matmul_flops(batch, places * self.known_outputs(), width)
+        own = Flops(feed_forward=hidden, logits=outputs)
+        return inputs_flops(self.inputs, tokens=tokens) + own
 
 
 class Dense(nn.Module):

@@ -15,6 +15,8 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from seqzoo.layers.inputs import Inputs, Numbers, Spelling
+
 if TYPE_CHECKING:
     from seqzoo.layers.mixture import MixtureConfig
     from seqzoo.layers.recurrent import RecurrentConfig
@@ -136,6 +138,27 @@ def recurrent_flops(config: 'RecurrentConfig', *, tokens: int, input_dim: int) -
         terms += directions * sum(math.prod(kernel.shape) for kernel in kernels)
         width = output_dim
     return Flops(recurrent=2 * tokens * terms)
+
+
+def inputs_flops(config: Inputs, *, tokens: int) -> Flops:
+    """What turns an input into vectors; a table multiplies nothing.
+
+    Raises:
+        ValueError: the configuration leaves a size open.
+    """
+    if isinstance(config, Spelling):
+        if config.max_characters is None:
+            raise ValueError('max_characters is still open; FLOPs need the width of a word')
+        characters, width = tokens * config.max_characters, config.character_dim
+        if config.network == 'lstm':
+            return recurrent_flops(config.layers, tokens=characters, input_dim=width)
+        taps = config.window * width
+        return Flops(convolution=matmul_flops(characters, config.features, taps))
+    if isinstance(config, Numbers) and config.embed_dim is not None:
+        if config.input_dim is None:
+            raise ValueError('input_dim is still open; FLOPs need the width of the input')
+        return Flops(embedding=matmul_flops(tokens, config.embed_dim, config.input_dim))
+    return Flops()
 
 
 def mixture_flops(config: 'MixtureConfig', *, batch: int, length: int, embed_dim: int) -> Flops:

@@ -30,6 +30,7 @@ from seqzoo.models.base import (
     LabelingConfig,
     LabelOutput,
 )
+from seqzoo.models.flops import Flops, matmul_flops
 from seqzoo.models.recurrent_encoder import RecurrentEncoderConfig
 from seqzoo.parallel.axes import constrain, named
 
@@ -80,6 +81,18 @@ class LabelerConfig(LabelingConfig):
     def example_inputs(self, batch: int = 2, length: int = 8) -> tuple[jax.Array, ...]:
         """What the encoder reads."""
         return self.encoder.example_inputs(batch, length)
+
+    def flops(self, batch: int, length: int) -> Flops | None:
+        """The encoder, attention if there is any, and the outputs."""
+        found, width = self.encoder.flops(batch, length), self.encoder.features_dim
+        if found is None:
+            return None
+        places = batch * length if self.per == 'step' else batch
+        if self.per == 'sequence' and self.pooling == 'attention':
+            hidden = matmul_flops(batch * length, width, width)
+            scores = 2 * matmul_flops(batch * length, 1, width)  # and the weighted sum
+            found += Flops(attention_projections=hidden, attention_scores=scores)
+        return found + Flops(logits=matmul_flops(places, self.known_outputs(), width))
 
 
 class LabeledEncoder(nn.Module):

@@ -23,6 +23,7 @@ from seqzoo.layers.inputs import Inputs, Tokens, embed
 from seqzoo.layers.recurrent import Recurrence, RecurrentConfig, RecurrentStack
 from seqzoo.layers.recurrent_cells import LSTM
 from seqzoo.models.base import EncoderConfig, EncoderOutput
+from seqzoo.models.flops import Flops, inputs_flops, recurrent_flops
 from seqzoo.parallel.axes import constrain
 
 
@@ -46,6 +47,11 @@ class RecurrentEncoderConfig(EncoderConfig):
     )
 
     @property
+    def features_dim(self) -> int:
+        """How wide the output of the top layer is."""
+        return self.layers.output_dims[-1]
+
+    @property
     def causal(self) -> bool:
         """Whether all layers read forward."""
         return self.layers.directions == 'forward'
@@ -65,6 +71,12 @@ class RecurrentEncoderConfig(EncoderConfig):
     def example_inputs(self, batch: int = 2, length: int = 8) -> tuple[jax.Array, ...]:
         """What `inputs` reads."""
         return (self.inputs.example(batch, length),)
+
+    def flops(self, batch: int, length: int) -> Flops:
+        """What reads the input, and the recurrent layers."""
+        tokens, width = batch * length, self.inputs.output_dim
+        layers = recurrent_flops(self.layers, tokens=tokens, input_dim=width)
+        return inputs_flops(self.inputs, tokens=tokens) + layers
 
 
 class RecurrentEncoder(nn.Module):

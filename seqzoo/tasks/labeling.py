@@ -121,11 +121,12 @@ class TokenInput:
     def sizes(self, learnt: Mapping[str, Any] | None) -> dict[str, int]:
         """What the data fills in of the model's inputs; see `LabelingTask.sizes`."""
         if learnt is None:
-            sizes = {'vocab_size': self.words.vocab_size or 10_000}
-            return {**sizes, 'num_characters': 100} if self.characters else sizes
-        sizes = {'vocab_size': len(learnt['words'])}
+            sizes, characters = {'vocab_size': self.words.vocab_size or 10_000}, 100
+        else:
+            sizes = {'vocab_size': len(learnt['words'])}
+            characters = len(learnt.get('characters', ())) + 1  # 0 is no character
         if self.characters:
-            sizes['num_characters'] = len(learnt['characters']) + 1  # 0 is no character
+            sizes |= {'num_characters': characters, 'max_characters': self.characters}
         return sizes
 
     def inputs(self, batch: Batch) -> Any:

@@ -20,7 +20,7 @@ def fill_open(model: ModelConfig, sizes: Mapping[str, int], *, because: str) -> 
         UserError: a field states another size, or the model has no such field.
     """
     filled, found = _fill(model, sizes, 'model', because)
-    for name in sizes.keys() - found:
+    for name in (name for name in sizes if name not in found):
         raise UserError(
             f'{because} has {name} {sizes[name]}, but {type(model).__name__} and what is inside it '
             f'have no {name}; take a model that reads such data.'

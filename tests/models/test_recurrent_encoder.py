@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from flax.core import meta
 
+from seqzoo.analysis.flops import traced_flops
 from seqzoo.analysis.parameters import count_parameters
 from seqzoo.configuration import load_config
 from seqzoo.interop.torch_recurrent import import_torch
@@ -126,7 +127,8 @@ def test_summed_directions_sum_their_last_states():
 
 
 def spelling_of(network):
-    return Spelling(vocab_size=9, embed_dim=4, num_characters=7, character_dim=3, network=network)
+    sizes = {'vocab_size': 9, 'num_characters': 7, 'max_characters': 5}
+    return Spelling(embed_dim=4, character_dim=3, network=network, **sizes)
 
 
 @pytest.mark.parametrize('network', ['lstm', 'convolution'])
@@ -218,3 +220,29 @@ def test_overrides_reach_into_encoder_layers_and_cell():
     model = load_config('bilstm_imdb', [*overrides, '32']).model
     assert model.encoder.layers.num_layers == 3
     assert model.encoder.layers.cells == (LSTM(hidden_dim=32),) * 3
+
+
+@pytest.mark.parametrize(
+    'config',
+    [
+        LabelerConfig(encoder=simple_encoder(), num_outputs=3, pooling='attention'),
+        LabelerConfig(
+            encoder=dataclasses.replace(simple_encoder(), inputs=spelling_of('lstm')),
+            num_outputs=3,
+            per='step',
+        ),
+        LabelerConfig(
+            encoder=dataclasses.replace(simple_encoder(), inputs=spelling_of('convolution')),
+            num_outputs=2,
+        ),
+        DenseConfig(inputs=Numbers(input_dim=3, embed_dim=2), max_length=7, num_outputs=2),
+        dataclasses.replace(DenseConfig.tiny(), hidden_dims=(5, 6)),
+    ],
+    ids=['attention', 'lstm', 'convolution', 'numbers', 'dense'],
+)
+def test_the_formula_counts_the_products_of_the_traced_program(config):
+    module, length = config.build(), 7
+    variables = jax.eval_shape(module.init, jax.random.key(0), *config.example_inputs())
+    inputs = jax.eval_shape(lambda: config.example_inputs(2, length))
+    traced = traced_flops(lambda v, x: module.apply(v, *x), meta.unbox(variables), inputs)
+    assert config.flops(2, length).forward == traced
