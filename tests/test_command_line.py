@@ -7,7 +7,7 @@ import os
 import re
 import subprocess
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -52,6 +52,7 @@ class Output:
     source_tokens: tuple[str, ...] = ()
     alignment: Any = None
     alternatives: tuple['Output', ...] = ()
+    details: Any = field(default_factory=dict)
 
 
 class StandIn:
