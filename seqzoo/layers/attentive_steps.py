@@ -59,21 +59,21 @@ class OpenCell:
         """
         kernel = params['input_kernel']
         outer = kernel.shape[0] - self.inner_dim
-        # An input of zeros leaves the biases.
-        x = jnp.zeros((1, 1, kernel.shape[0])) if known is None else known
+        # No steps at all, where nothing is known, still tell the products and their widths.
+        x = jnp.zeros((0, 1, kernel.shape[0])) if known is None else known
         own = self.cell.prepare({**params, 'input_kernel': kernel[: x.shape[-1]]}, x.astype(dtype))
         # [inner, gates, hidden] -> [inner, columns of each product], stacked upon those of h
         columns = kernel[outer:].reshape(self.inner_dim, -1).astype(dtype)
-        kernels, start = dict(own.kernels), 0
+        names = [name for name in ('input_bias', 'recurrent_bias') if name in params]
+        biases = jnp.zeros(columns.shape[1:]) + sum(params[name].reshape(-1) for name in names)
+        kernels, vectors, start = dict(own.kernels), dict(own.vectors), 0
         for product, value in own.inputs.items():
-            stop = start + value.shape[-1]
-            kernels[product] = jnp.concatenate([columns[:, start:stop], kernels[product]])
-            start = stop
-        inputs, vectors = own.inputs, dict(own.vectors)
-        if known is None:
-            if self.cell.biases:
-                vectors |= {f'{k}_bias': v[0, 0].astype(jnp.float32) for k, v in inputs.items()}
-            inputs = {}
+            part = slice(start, start + value.shape[-1])
+            kernels[product] = jnp.concatenate([columns[:, part], kernels[product]])
+            if known is None and names:
+                vectors[f'{product}_bias'] = biases[part]
+            start = part.stop
+        inputs = {} if known is None else own.inputs
         return Terms(*(self._named(part) for part in (kernels, vectors, inputs)), masks={})
 
     def step(self, vectors: Arrays, carry: Carry, inner: jax.Array, product: Product) -> Carry:
