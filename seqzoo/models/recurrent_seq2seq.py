@@ -35,7 +35,6 @@ then has it. Nothing is quantised.
 from dataclasses import dataclass, field
 from typing import Any, Literal, Self
 
-import flax.struct
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
@@ -45,7 +44,7 @@ from seqzoo.layers.dropout import Dropout
 from seqzoo.layers.embedding import Embedding, logit_bias
 from seqzoo.layers.linear import Linear
 from seqzoo.layers.recurrent import Recurrence, RecurrentConfig, RecurrentStack
-from seqzoo.layers.recurrent_attention import Attended, Attention, Score, Span
+from seqzoo.layers.recurrent_attention import Attention, Score, Span
 from seqzoo.layers.recurrent_cells import LSTM, Cell, uniform
 from seqzoo.layers.recurrent_decoders import (
     ContextDecoder,
@@ -55,6 +54,9 @@ from seqzoo.layers.recurrent_decoders import (
     StackedDecoder,
 )
 from seqzoo.models.base import ConfigError, LMOutput, ModelConfig
+from seqzoo.models.decoder_flops import decoder_flops
+from seqzoo.models.flops import Flops, logits_flops, matmul_flops, recurrent_flops
+from seqzoo.models.recurrent_cache import RecurrentCache, RecurrentMemory
 from seqzoo.parallel.axes import constrain
 
 
@@ -259,31 +261,25 @@ class RecurrentSeq2SeqConfig(ModelConfig):
         sizes = (self.source_vocab_size or self.vocab_size or 2, self.vocab_size or 2)
         return source % sizes[0], (source * 7 + 3) % sizes[1]
 
-
-@flax.struct.dataclass
-class RecurrentMemory:
-    """An encoded source.
-
-    Attributes:
-        attended: what attention reads; `None` without.
-        state: the decoder's before its first step.
-    """
-
-    attended: Attended | None
-    state: DecoderState
-
-
-@flax.struct.dataclass
-class RecurrentCache:
-    """What the decoder has read so far.
-
-    Attributes:
-        state: after the last token.
-        position: int32 scalar, the number of tokens read.
-    """
-
-    state: DecoderState
-    position: jax.Array
+    def flops(self, batch: int, length: int) -> Flops:
+        """Source and target of `length`, logits at every position of the target."""
+        if self.vocab_size is None:
+            raise ConfigError('vocab_size is open: operations need the size of the vocabulary')
+        tokens, width = batch * length, self.cell.output_dim
+        first = self.num_layers * matmul_flops(batch, width, width)
+        return (
+            recurrent_flops(self.encoder(), tokens=tokens, input_dim=self.embed_dim)
+            + Flops(recurrent=first if self.initial_state == 'projected' else 0)
+            + decoder_flops(
+                self.decoder(),
+                batch=batch,
+                source_length=length,
+                target_length=length,
+                previous=self.attention_state == 'previous',
+                feeding=self.input_feeding,
+            )
+            + logits_flops(tokens=tokens, embed_dim=self.features_dim, vocab_size=self.vocab_size)
+        )
 
 
 class RecurrentSeq2Seq(nn.Module):

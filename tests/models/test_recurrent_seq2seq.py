@@ -14,11 +14,12 @@ from seqzoo.analysis.flops import traced_flops
 from seqzoo.configuration import load_config
 from seqzoo.errors import ConfigError, UserError
 from seqzoo.layers import recurrent_decoders
+from seqzoo.layers.recurrent_attention import Attention
 from seqzoo.layers.recurrent_cells import GRU, LSTM, Elman
 from seqzoo.layers.time_scan import multiply
 from seqzoo.models.base import Seq2Seq
+from seqzoo.models.decoder_flops import cross_attention_flops
 from seqzoo.models.recurrent_seq2seq import RecurrentSeq2SeqConfig
-from seqzoo.models.recurrent_seq2seq_flops import recurrent_seq2seq_flops
 from seqzoo.tasks.base import Decoding
 from seqzoo.tasks.sequence_search import SpecialTokens, seq2seq_search
 
@@ -441,18 +442,22 @@ def test_beam_search_scores_what_the_full_pass_scores():
 )
 def test_the_formula_equals_the_matrix_products_in_the_traced_model(config):
     model, variables = example(config)
-    expected = recurrent_seq2seq_flops(
-        config, batch=BATCH, source_length=SOURCE, target_length=TARGET
-    )
-    forward = functools.partial(model.apply, method=forced)
-    assert traced_flops(forward, variables) == expected.forward
-    with pytest.raises(ValueError, match='vocab_size'):
-        recurrent_seq2seq_flops(
-            dataclasses.replace(config, vocab_size=None),
-            batch=1,
-            source_length=1,
-            target_length=1,
-        )
+
+    def forward(module):
+        return module.unembed(module(*config.example_inputs(2, 7)).features)
+
+    traced = traced_flops(functools.partial(model.apply, method=forward), variables)
+    assert traced == config.flops(2, 7).forward
+    with pytest.raises(ConfigError, match='vocab_size'):
+        dataclasses.replace(config, vocab_size=None).flops(1, 1)
+
+
+def test_an_attention_by_hand():
+    attention = Attention(score='additive', query_dim=3, memory_dim=4, dim=5, span='local-p')
+    flops = cross_attention_flops(attention, batch=2, query_length=7, key_length=6)
+    assert flops.attention_projections == 2 * 12 * 4 * 5 + 2 * 14 * 3 * 5 + 2 * 14 * 3 * 3
+    assert flops.attention_scores == 2 * 2 * 7 * 6 * (5 + 4)
+    assert flops.forward == flops.attention_projections + flops.attention_scores
 
 
 # ------------------------------------------------------------------------------------- refusals
