@@ -53,9 +53,11 @@ def test_greedy_continuations_of_unlike_prompts_follow_the_full_pass(toy):
 
 def test_a_beam_over_endless_text_finds_the_most_probable_of_all(toy):
     runtime, tokenizer, log_probs = toy()
-    room, size = 2, tokenizer.vocab_size
+    room, size = 3, tokenizer.vocab_size
+    # Wide enough to keep every beginning; rows of the cache change places from the third token on.
+    beams = size ** (room - 1)
     decoding = Decoding(
-        method='beam', beams=size, n_best=3, extra_length=room, stop_at_end=False, rows=8
+        method='beam', beams=beams, n_best=3, extra_length=room, stop_at_end=False, rows=8
     )
     prompt = 'bad'
     (found,) = continue_prompts(runtime, tokenizer, [prompt], decoding)
