@@ -28,8 +28,8 @@ runs backwards, nothing is turned around.
 Deviations. A source read from its end begins with its end mark; in Sutskever et al. the mark comes
 last. Biases, where a cell has any, start at 0, the forget gate's at its `forget_bias`; kernels
 outside of cells, embeddings and softmax start as in the rest of the zoo unless `init_scale` says
-otherwise. Wu et al. do not say in which state the decoder begins: here zeros, as `initial_state`
-then has it. Nothing is quantised.
+otherwise. Wu et al. do not say in which state the decoder begins; `initial_state` may be zeros.
+Luong's fourth score, `location`, which knows no source, is not here.
 """
 
 from dataclasses import dataclass, field
@@ -164,6 +164,11 @@ class RecurrentSeq2SeqConfig(ModelConfig):
             raise ConfigError(
                 "input_feeding feeds the output of attention_state 'current'; with 'previous' the "
                 'context is read already: choose one of them'
+            )
+        if self.attention_dim and self.attention != 'additive':
+            raise ConfigError(
+                f'attention_dim is the hidden width of additive scores, which {self.attention!r} '
+                'has not: leave it out'
             )
         if self.maxout_dim and (not previous or self.num_layers > 1):
             raise ConfigError(

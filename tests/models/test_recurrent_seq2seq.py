@@ -20,6 +20,7 @@ from seqzoo.layers.time_scan import multiply
 from seqzoo.models.base import Seq2Seq
 from seqzoo.models.decoder_flops import cross_attention_flops
 from seqzoo.models.recurrent_seq2seq import RecurrentSeq2SeqConfig
+from seqzoo.parallel.storage import true_count
 from seqzoo.tasks.base import Decoding
 from seqzoo.tasks.sequence_search import SpecialTokens, seq2seq_search
 
@@ -98,6 +99,24 @@ def test_sizes_of_the_papers_are_exact(config, parameters):
     if config.startswith('seq2seq'):
         recurrent = shapes['encoder'], shapes['decoder']
         assert sum(x.size for x in jax.tree.leaves(recurrent)) == 64_000_000
+
+
+def test_options_cost_what_they_should():
+    def count(**options):
+        config = dataclasses.replace(SUTSKEVER, embed_dim=HIDDEN, **options)
+        shapes = jax.eval_shape(config.build().init, jax.random.key(0), *INPUTS)['params']
+        return true_count(shapes)
+
+    table = VOCAB * HIDDEN
+    assert count(tie='decoder') == count() - table
+    assert count(tie='all') == count() - 2 * table
+    assert count(source_vocab_size=20) == count() + 9 * HIDDEN
+    assert count(output_bias=True) == count() + VOCAB
+    assert count(vocab_multiple=8) == count()
+    assert count(initial_state='projected') == count() + 2 * HIDDEN**2
+    assert count(attention='dot') == count() + 2 * HIDDEN**2
+    assert count(attention='general') == count(attention='dot') + HIDDEN**2
+    assert count(attention='dot', input_feeding=True) == count(attention='dot') + 4 * HIDDEN**2
 
 
 # --------------------------------------------------------- the papers' equations, step by step
@@ -474,11 +493,12 @@ def test_an_attention_by_hand():
         (SUTSKEVER, {'tie': 'all'}, 'make them equal'),
         (SUTSKEVER, {'tie': 'all', 'source_vocab_size': 3}, "tie 'decoder'"),
         (LUONG, {'attention_state': 'previous'}, 'choose one of them'),
+        (LUONG, {'attention_dim': 4}, 'leave it out'),
         (LUONG, {'maxout_dim': 4}, "attention_state 'previous'"),
         (LUONG, {'residual_from': 0}, 'begin at 1'),
         (LUONG, {'cell': GRU(hidden_dim=HIDDEN)}, "cell.reset to 'before'"),
         (LUONG, {'cell': LSTM(hidden_dim=HIDDEN, layer_norm=True)}, 'without layer_norm'),
-        (BAHDANAU, {'attention': 'dot'}, "take 'general'"),
+        (BAHDANAU, {'attention': 'dot', 'attention_dim': None}, "take 'general'"),
     ],
 )
 def test_impossible_settings_are_refused_with_a_remedy(config, options, words):
