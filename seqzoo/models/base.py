@@ -125,7 +125,10 @@ class CausalLM(Protocol):
         ...
 
     def initial_carry(self, batch: int) -> Any:
-        """The state before the first token, every leaf `[batch, ...]`; `()` without recurrence."""
+        """The state before the first token, every leaf `[batch, ...]`; `()` without recurrence.
+
+        It follows from the configuration: a module is asked for it without its parameters.
+        """
         ...
 
     def init_cache(self, batch: int, max_length: int) -> Cache:
