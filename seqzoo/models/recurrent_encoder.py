@@ -62,9 +62,9 @@ class RecurrentEncoderConfig(EncoderConfig):
 
     @classmethod
     def tiny(cls) -> Self:
-        """Two bidirectional LSTM layers, 8 wide."""
+        """A bidirectional LSTM layer, 8 wide."""
         layers = RecurrentConfig(
-            cell=LSTM(hidden_dim=8), num_layers=2, directions='concatenated', dropout_rate=0.2
+            cell=LSTM(hidden_dim=8), directions='concatenated', input_dropout_rate=0.2
         )
         return cls(inputs=Tokens(vocab_size=16, embed_dim=8), layers=layers)
 

@@ -88,16 +88,18 @@ def test_a_bidirectional_lstm_classifier_is_that_of_torch():
 @pytest.mark.parametrize('pooling', ['last', 'mean', 'max', 'attention'])
 def test_pooling_is_what_it_says_and_a_row_without_positions_is_no_nan(pooling):
     config = LabelerConfig(encoder=simple_encoder(), num_outputs=2, pooling=pooling)
-    module, variables = built(config)
-    encoder = {'params': variables['params']['encoder']}
+    rng, encoder = np.random.default_rng(0), built(simple_encoder())[1]
     features = run(simple_encoder(), encoder, TOKENS, segments=SEGMENTS).features
-    kernel, bias = (np.asarray(variables['params']['head'][name]) for name in ('kernel', 'bias'))
-    apply = jax.jit(functools.partial(module.apply, mutable='intermediates'))
-    found, seen = apply(variables, TOKENS, segments=SEGMENTS)
+    draw = lambda *shape: rng.normal(size=shape).astype(np.float32)  # noqa: E731
+    own = {'hidden': {'kernel': draw(6, 6), 'bias': draw(6)}, 'context': draw(6)}
+    params = {'encoder': encoder['params'], 'head': {'kernel': draw(6, 2), 'bias': draw(2)}}
+    params |= {'attention': own} if pooling == 'attention' else {}
+    kernel, bias = params['head']['kernel'], params['head']['bias']
+    apply = jax.jit(functools.partial(config.build().apply, mutable='intermediates'))
+    found, seen = apply({'params': params}, TOKENS, segments=SEGMENTS)
     for row, length in enumerate([4, 2, 1]):
         h = np.asarray(features[row, :length])
         if pooling == 'attention':
-            own = jax.tree.map(np.asarray, variables['params']['attention'])
             hidden = np.tanh(h @ own['hidden']['kernel'] + own['hidden']['bias'])
             weights = np.exp(hidden @ own['context'])
             pooled = (weights / weights.sum()) @ h
@@ -155,13 +157,14 @@ def test_the_convolution_over_characters_takes_the_largest_of_all_windows():
     config = dataclasses.replace(spelling_of('convolution'), features=5, window=3)
     module = config.build(jnp.float32)
     words = SpelledWords(jnp.array([[1]]), jnp.array([[[3, 4, 2, 0]]]))
-    variables = meta.unbox(module.init(jax.random.key(0), words, False))
+    init = jax.jit(functools.partial(module.init, train=False))
+    variables = meta.unbox(init(jax.random.key(0), words))
     params = jax.tree.map(np.asarray, variables['params'])
     vectors = params['characters']['table'][[3, 4, 2]]
     padded = np.concatenate([np.zeros((1, 3)), vectors, np.zeros((1, 3))])
     windows = np.stack([padded[i : i + 3].reshape(-1) for i in range(3)])
     filters = windows @ params['network']['kernel'].reshape(9, 5) + params['network']['bias']
-    found = module.apply(variables, words, False)[0, 0, 4:]
+    found = jax.jit(functools.partial(module.apply, train=False))(variables, words)[0, 0, 4:]
     np.testing.assert_allclose(found, np.tanh(filters.max(axis=0)), rtol=1e-5)
 
 
@@ -169,8 +172,9 @@ def test_dropped_tokens_are_missing_wherever_they_occur():
     config = Tokens(vocab_size=50, embed_dim=4, token_dropout_rate=0.5)
     module = config.build(jnp.float32)
     tokens = jnp.tile(jnp.arange(50), (2, 1))
-    variables = meta.unbox(module.init(jax.random.key(0), tokens, False))
-    found = module.apply(variables, tokens, True, rngs={'dropout': jax.random.key(1)})
+    variables = {'params': {'table': {'table': jnp.ones((50, 4))}}}
+    apply = jax.jit(functools.partial(module.apply, train=True))
+    found = apply(variables, tokens, rngs={'dropout': jax.random.key(1)})
     missing = np.asarray(found == 0).all(axis=-1)
     assert 10 < missing[0].sum() < 40
     np.testing.assert_array_equal(missing[0], missing[1])
@@ -188,14 +192,14 @@ def test_the_dense_network_reads_every_position_with_weights_of_its_own():
     config = DenseConfig(
         inputs=Numbers(input_dim=1), max_length=4, hidden_dims=(), num_outputs=2, per='sequence'
     )
-    module, variables = built(config)
+    _, variables = built(config)
     kernel = np.asarray(variables['params']['head']['kernel'])
     assert kernel.shape == (4, 1, 2)
     x = jnp.array([[[1.0], [-2.0], [5.0]]])
-    found = module.apply(variables, x, segments=jnp.array([[1, 1, 0]]))
+    found = run(config, variables, x, segments=jnp.array([[1, 1, 0]]))
     np.testing.assert_allclose(found.outputs[0], kernel[0, 0] - 2 * kernel[1, 0], rtol=1e-5)
     with pytest.raises(ConfigError, match='5 positions'):
-        module.apply(variables, jnp.ones((1, 5, 1)))
+        run(config, variables, jnp.ones((1, 5, 1)))
 
 
 @pytest.mark.parametrize(
