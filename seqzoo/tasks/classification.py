@@ -80,7 +80,8 @@ class Classification(LabelingTask):
         return {'majority': int(counts.argmax())}
 
     def encode(self, examples: Labelled, learnt: Mapping[str, Any]) -> Columns:
-        return _table(self.column(examples.inputs, learnt), label=Fixed(examples.labels))
+        inputs = self.column(examples.inputs, learnt)
+        return Columns({'inputs': inputs, 'label': Fixed(examples.labels)})
 
     def _filled(self, model: ModelConfig, learnt: Mapping[str, Any] | None) -> ModelConfig:
         if len(self.corpus.classes) == 2 and getattr(model, 'num_outputs', None) == 1:
@@ -121,7 +122,8 @@ class Classification(LabelingTask):
         return {'loss': float(nll.mean(dtype=np.float64)), **scores.as_metrics()}
 
     def parse(self, records: Sequence[str], learnt: Mapping[str, Any]) -> Columns:
-        return _table(self.column([self.read_line(record) for record in records], learnt))
+        inputs = [self.read_line(record) for record in records]
+        return Columns({'inputs': self.column(inputs, learnt)})
 
     def prediction(
         self, record: str, answers: Mapping[str, np.ndarray], decoding: Decoding
@@ -153,11 +155,6 @@ def class_logits(
     if logits.shape[-1] == 1:
         return jnp.concatenate([jnp.zeros_like(logits), logits], axis=-1)
     return logits
-
-
-def _table(inputs: Column, **more: Column) -> Columns:
-    length = inputs.values.shape[1] if isinstance(inputs, Fixed) else 1
-    return Columns({'inputs': inputs, **more}, length=length)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -207,9 +204,7 @@ class SeriesClassification(Classification):
 
     def column(self, inputs: Sequence[np.ndarray], learnt: Mapping[str, Any]) -> Column:
         del learnt
-        if len({len(series) for series in inputs}) == 1:
-            return Fixed(np.asarray(inputs, np.float32))
-        return Ragged.of(inputs, np.float32)
+        return Ragged.of(inputs, np.float32)  # also of equal lengths: buckets may be longer
 
     def input_sizes(self, learnt: Mapping[str, Any] | None) -> dict[str, int]:
         del learnt

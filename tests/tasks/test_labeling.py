@@ -262,4 +262,9 @@ def test_a_line_that_is_no_series_is_shown():
     for line in ('1 2 three', '1 2 3'):
         with pytest.raises(UserError, match=f'{line!r} is no series'):
             task.read_line(line)
-    assert task.column([np.ones((3, 2))] * 2, {}).values.shape == (2, 3, 2)
+
+
+def test_series_of_equal_lengths_fit_into_longer_buckets():
+    task = SeriesClassification(corpus=Reviews(), input_dim=2)
+    table = task.parse(['1 2 3 4 5 6'] * 2, {})
+    assert batch_of(table, length=4)['inputs'][:, :, 0].tolist() == [[1, 3, 5, 0]] * 2
