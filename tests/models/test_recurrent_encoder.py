@@ -120,6 +120,17 @@ def test_the_last_state_of_one_direction_is_the_feature_of_the_last_real_step():
         np.testing.assert_allclose(found.pooled[row], found.features[row, length - 1], rtol=1e-6)
 
 
+@pytest.mark.parametrize('directions', ['forward', 'concatenated'])
+def test_whether_a_labeler_looks_ahead_is_what_it_says(directions):
+    config = LabelerConfig(encoder=simple_encoder(directions), num_outputs=2, per='step')
+    _, variables = built(config)
+    before = run(config, variables, TOKENS).outputs
+    after = run(config, variables, TOKENS.at[:, 2].add(1)).outputs
+    ahead = np.abs(before - after)[:, :2].max() > 1e-4
+    assert ahead == (not config.causal) == (directions != 'forward')
+    assert np.abs(before - after)[:, 2:].max() > 1e-4
+
+
 def test_summed_directions_sum_their_last_states():
     _, variables = built(simple_encoder('summed'))
     found = run(simple_encoder('summed'), variables, TOKENS, segments=SEGMENTS)
