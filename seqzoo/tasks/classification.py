@@ -20,6 +20,7 @@ from seqzoo.data.columns import Column, Columns, Fixed, Ragged
 from seqzoo.data.labelled import Labelled, LabelledData
 from seqzoo.data.labelled_texts import Imdb
 from seqzoo.data.mnist import Mnist
+from seqzoo.data.time_series import parse_numbers
 from seqzoo.data.word_lists import TextConfig, WordList
 from seqzoo.errors import UserError
 from seqzoo.models.base import ModelConfig
@@ -211,13 +212,11 @@ class SeriesClassification(Classification):
         return {'input_dim': self.input_dim}
 
     def read_line(self, record: str) -> np.ndarray:
-        try:
-            return np.array(record.replace(',', ' ').split(), np.float32).reshape(
-                -1, self.input_dim
-            )
-        except ValueError as error:
-            shown = record if len(record) <= 40 else f'{record[:39]}…'
+        shown = repr(record if len(record) <= 40 else f'{record[:39]}…')
+        values = parse_numbers(','.join(record.replace(',', ' ').split()), shown)
+        if len(values) % self.input_dim:
             raise UserError(
-                f'{shown!r} is no series of {self.input_dim} numbers at each position ({error}); '
-                'write them in one line, between spaces or commas'
-            ) from error
+                f'{shown} has {len(values)} numbers, but the model reads {self.input_dim} at each '
+                'position; write all of them in one line'
+            )
+        return np.array(values, np.float32).reshape(-1, self.input_dim)
