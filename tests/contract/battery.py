@@ -14,7 +14,7 @@ import functools
 import importlib
 import inspect
 import pkgutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -36,7 +36,7 @@ from seqzoo.models.base import (
 )
 from seqzoo.optimization.schedules import Constant
 from seqzoo.parallel.axes import AXES
-from seqzoo.parallel.compile import compile_train_step
+from seqzoo.parallel.compile import STRATEGIES, Strategy, compile_train_step
 from seqzoo.parallel.mesh import MeshConfig, build_mesh, put_rows
 from seqzoo.tasks.base import Losses, Sums
 from seqzoo.training.state import StateFactory, TrainState
@@ -59,8 +59,10 @@ def configurations() -> list[type[ModelConfig]]:
     return [found[name] for name in sorted(found)]
 
 
-def checks_for(config: ModelConfig) -> list[Check]:
-    """The checks that the protocol of `config`'s model asks for."""
+def checks_for(config: ModelConfig, *, slow: bool = False) -> list[Check]:
+    """The checks that the protocol of `config`'s model asks for; the `slow` ones, or the others."""
+    if slow:
+        return [a_step_by_any_strategy_is_that_of_one_device]
     checks: list[Check] = [
         configurations_are_hashable_and_equal_by_value,
         every_parameter_names_its_axes,
@@ -239,8 +241,18 @@ def a_step_over_devices_is_that_of_one_device(config: ModelConfig) -> None:
     """The real step, with dropout, on rows of unlike weight; each device holds two rows.
 
     `shard_map` and `pmap` run the same program on every device and differ in how a carry is cut and
-    joined, so a family is compiled for one of them; the Transformer's own tests go through all.
+    joined, so the quick check compiles a family for one of them.
     """
+    quick = 'pmap' if jax.tree.leaves(a_carry(config, 1)) else 'shard_map'
+    steps_agree(config, ('jit', quick))
+
+
+def a_step_by_any_strategy_is_that_of_one_device(config: ModelConfig) -> None:
+    """The same for all three strategies."""
+    steps_agree(config, STRATEGIES)
+
+
+def steps_agree(config: ModelConfig, strategies: Sequence[Strategy]) -> None:
     devices = jax.devices()
     weight = np.linspace(0.0, 3.0, 2 * len(devices), dtype=np.float32)
     inputs, tree = jax.tree.flatten(config.example_inputs(weight.size, LENGTH))
@@ -248,7 +260,7 @@ def a_step_over_devices_is_that_of_one_device(config: ModelConfig) -> None:
     batch |= {'rows': np.arange(weight.size, dtype=np.int32), 'weight': weight}
     task, carry = WeightedRows(tree), a_carry(config, weight.size)
     wanted, carried, reference = one_step(config, task, 'jit', devices[:1], batch, carry)
-    for strategy in ('jit', 'pmap' if jax.tree.leaves(carry) else 'shard_map'):
+    for strategy in strategies:
         found, after, loss = one_step(config, task, strategy, devices, batch, carry)
         np.testing.assert_allclose(loss, reference, rtol=2e-6, err_msg=strategy)
         distance = optax.global_norm(jax.tree.map(jnp.subtract, found, wanted))

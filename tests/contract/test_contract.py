@@ -40,6 +40,19 @@ def test_the_model_keeps_its_promise(check, config):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(
+    ('check', 'config'),
+    [
+        pytest.param(check, config, id=f'{type(config).__name__}-{check.__name__}')
+        for config in CONFIGS
+        for check in battery.checks_for(config, slow=True)
+    ],
+)
+def test_the_model_keeps_its_costly_promise(check, config):
+    check(config)
+
+
+@pytest.mark.slow
 def test_a_mixture_and_every_kind_of_dropout_take_the_same_step_over_devices():
     layers = RecurrentConfig(
         cell=LSTM(hidden_dim=6), num_layers=2, input_dropout_rate=0.3, dropout_rate=0.3,
