@@ -19,7 +19,7 @@ from seqzoo.optimization.schedules import Cosine
 from seqzoo.tasks.labeling import TokenInput
 from seqzoo.tasks.tagging import Tagging
 
-EPOCH = 33  # updates
+EPOCH = 41  # updates
 
 
 def experiment() -> Experiment:
@@ -42,10 +42,10 @@ def experiment() -> Experiment:
         ),
         task=Tagging(corpus=Cb513(), tokens=TokenInput()),
         optimizer=Adam(beta2=0.99, epsilon=1e-8, clip_norm=1.0),
-        schedule=Cosine(peak=4e-3, warmup_steps=50, decay_steps=24 * EPOCH, final=2e-5),
+        schedule=Cosine(peak=4e-3, warmup_steps=50, decay_steps=12 * EPOCH, final=2e-5),
         batch=BatchConfig(tokens=4096, max_length=880, fitted_buckets=6, long_sentences='refuse'),
         train=TrainConfig(
-            steps=24 * EPOCH, evaluate_every=2 * EPOCH, checkpoint_every=6 * EPOCH, early_stopping=5
+            steps=12 * EPOCH, evaluate_every=EPOCH, checkpoint_every=4 * EPOCH, early_stopping=6
         ),
     )
 

@@ -23,7 +23,7 @@ from seqzoo.optimization.schedules import Cosine
 from seqzoo.tasks.labeling import TokenInput
 from seqzoo.tasks.tagging import Tagging
 
-EPOCH = 110  # updates
+EPOCH = 110  # updates, about
 
 
 def experiment() -> Experiment:
