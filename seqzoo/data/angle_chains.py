@@ -16,6 +16,7 @@ first angle, and `sqrt(2)` times that of the second one.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -76,6 +77,11 @@ class AngleChains:
     def angles(self) -> tuple[str, ...]:
         """Names of the angles."""
         return ('first', 'second')
+
+    def prepare(self, data_dir: Path | None, progress: Any = None) -> list[str]:
+        """There is nothing to fetch."""
+        del data_dir, progress
+        return []
 
     def read(self, split: str, data_dir: Path | None) -> Angled:
         """The chains of a split; each split is drawn by itself."""

@@ -4,12 +4,32 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from seqzoo.models.dense import Dense, DenseConfig
+    from seqzoo.models.labeler import LabeledEncoder, LabelerConfig
+    from seqzoo.models.recurrent_encoder import RecurrentEncoder, RecurrentEncoderConfig
     from seqzoo.models.recurrent_lm import RecurrentLM, RecurrentLMConfig
     from seqzoo.models.transformer import Transformer, TransformerConfig
 
-__all__ = ['RecurrentLM', 'RecurrentLMConfig', 'Transformer', 'TransformerConfig']
+__all__ = [
+    'Dense',
+    'DenseConfig',
+    'LabeledEncoder',
+    'LabelerConfig',
+    'RecurrentEncoder',
+    'RecurrentEncoderConfig',
+    'RecurrentLM',
+    'RecurrentLMConfig',
+    'Transformer',
+    'TransformerConfig',
+]
 
 _HOMES = {
+    'Dense': 'dense',
+    'DenseConfig': 'dense',
+    'LabeledEncoder': 'labeler',
+    'LabelerConfig': 'labeler',
+    'RecurrentEncoder': 'recurrent_encoder',
+    'RecurrentEncoderConfig': 'recurrent_encoder',
     'RecurrentLM': 'recurrent_lm',
     'RecurrentLMConfig': 'recurrent_lm',
     'Transformer': 'transformer',
