@@ -103,3 +103,9 @@ def test_missing_data_is_one_sentence(seqzoo, tmp_path):
             outcome = seqzoo(*command, '--data-dir', tmp_path)
             assert outcome.status == 2
             assert len(outcome.err.strip().splitlines()) == 1, outcome.err
+
+
+def test_generated_chains_need_no_data(seqzoo):
+    outcome = seqzoo('data', 'prepare', 'bilstm_angles_generated', '--task.corpus.train-size=50')
+    assert outcome.status == 0, outcome.err
+    assert 'train: 50 examples' in outcome.out
