@@ -17,13 +17,21 @@ Reads run folders and writes PNG files, whose names it prints. For one run, into
   self_attention.png  the same within the sentence, one map per head of a layer of the encoder
   captions.png        images of the test split, their captions, and where the model looks
   positions.png       the sinusoidal position table, 60 positions by 32 columns
+  forecast.png        a series, its forecasts one step ahead, and several steps from its end
 What a run's model or task does not have is left out. For several runs: one picture with all their
 loss curves, into the folder of --output.
+
+--gradients adds gradients.png, with its numbers in gradients.md and .json: how much of the gradient
+of the last loss is left at earlier states of the run's recurrent layers, untrained and trained,
+with and without clipping. Without any run it draws the same of simple networks, GRU and LSTM as
+they start, at several scales.
 
 examples:
   seqzoo plot runs/demo
   seqzoo plot runs/demo --sentence 'three hundred and forty-two' --layer 0
   seqzoo plot runs/base runs/big runs/small --output runs/pictures
+  seqzoo plot runs/adding --gradients
+  seqzoo plot --gradients --output pictures
 """
 
 _SCENES = 5  # as many fit a page
@@ -31,7 +39,7 @@ _SCENES = 5  # as many fit a page
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the options of `plot`."""
-    parser.add_argument('runs', type=Path, nargs='+', metavar='R', help='run folders')
+    parser.add_argument('runs', type=Path, nargs='*', metavar='R', help='run folders')
     parser.add_argument(
         '--sentence', metavar='TEXT', help='the input to draw (default: one of the test split)'
     )
@@ -42,6 +50,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help='draw this layer, from 0, or from the top with -1 (default: the mean of all layers '
         'for attention.png, the last one for self_attention.png)',
     )
+    parser.add_argument('--gradients', action='store_true', help='draw gradients through time, too')
     parser.add_argument(
         '--output', type=Path, metavar='D', help='folder of the pictures (default: R/pictures)'
     )
@@ -50,6 +59,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Draws; prints the names of the files."""
+    if not arguments.runs:
+        return _gradients_of_cells(arguments)
     from seqzoo.analysis.pictures import loss_curve
     from seqzoo.training.events import METRICS_FILE, read_events
 
@@ -57,6 +68,8 @@ def run(arguments: argparse.Namespace) -> int:
         if not (folder / METRICS_FILE).is_file():
             raise UserError(f'{folder} is not the folder of a run: it has no {METRICS_FILE}')
     pictures = arguments.output or arguments.runs[0] / 'pictures'
+    if arguments.gradients and len(arguments.runs) > 1:
+        raise UserError('--gradients is drawn of one run, or of none')
     curves = [(folder.name or str(folder), read_events(folder)) for folder in arguments.runs]
     several = len(curves) > 1
     path = pictures / ('loss_of_several_runs.png' if several else 'loss.png')
@@ -65,18 +78,45 @@ def run(arguments: argparse.Namespace) -> int:
     if not several:
         for path in _model_pictures(arguments, pictures):
             print(path)
+        if arguments.gradients:
+            _print_gradients_of_run(arguments, pictures)
     return 0
+
+
+def _gradients_of_cells(arguments: argparse.Namespace) -> int:
+    if not arguments.gradients:
+        raise UserError('missing: R (see `seqzoo plot --help`)')
+    if arguments.output is None:
+        raise UserError('say with --output where the picture of the gradients shall go')
+    from seqzoo.analysis.gradient_pictures import draw_cells
+
+    for path in draw_cells(arguments.output):
+        print(path)
+    return 0
+
+
+def _print_gradients_of_run(arguments: argparse.Namespace, pictures: Path) -> None:
+    from seqzoo.analysis.gradient_pictures import draw_run
+    from seqzoo.training import load_run
+
+    loaded = load_run(arguments.runs[0], data_dir=arguments.data_dir, splits=('train',))
+    for path in draw_run(loaded, pictures):
+        print(path)
 
 
 def _model_pictures(arguments: argparse.Namespace, pictures: Path) -> Iterator[Path]:
     """Draws what needs the trained model, as far as this model has it."""
     from seqzoo.analysis.pictures import position_table
     from seqzoo.tasks.captioning import Captioning
+    from seqzoo.tasks.forecasting import Forecasting
     from seqzoo.training import load_run
 
     loaded = load_run(arguments.runs[0])
     if isinstance(loaded.experiment.task, Captioning):
         yield from _caption_pictures(arguments, pictures, loaded)
+        return
+    if isinstance(loaded.experiment.task, Forecasting):
+        yield from _forecast_pictures(arguments, pictures)
         return
     yield from _attention_pictures(arguments, pictures, loaded)
     if getattr(loaded.experiment.model, 'positions', None) == 'sinusoidal':
@@ -105,6 +145,18 @@ def _caption_pictures(arguments: argparse.Namespace, pictures: Path, loaded: Any
     yield path
 
 
+def _forecast_pictures(arguments: argparse.Namespace, pictures: Path) -> Iterator[Path]:
+    from seqzoo.analysis.forecast_pictures import draw_run
+    from seqzoo.training import load_run
+
+    try:
+        loaded = load_run(arguments.runs[0], data_dir=arguments.data_dir, splits=('test',))
+    except UserError as error:
+        say(f'no forecast was drawn: {error}')
+        return
+    yield draw_run(loaded, pictures / 'forecast.png', arguments.data_dir)
+
+
 def _attention_pictures(
     arguments: argparse.Namespace, pictures: Path, loaded: Any
 ) -> Iterator[Path]:
@@ -122,6 +174,8 @@ def _attention_pictures(
         weights = pair.cross(arguments.layer)
         attention_map(weights, pair.source_tokens, pair.target_tokens, path)
         yield path
+        if pair.weights.encoder is None:  # a recurrent one
+            return
         layer = -1 if arguments.layer is None else arguments.layer
         path = pictures / 'self_attention.png'
         heads = pair.encoder_heads(layer)
