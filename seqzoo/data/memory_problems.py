@@ -18,7 +18,8 @@ in closed form.
 import abc
 import math
 from dataclasses import dataclass
-from typing import ClassVar
+from pathlib import Path
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -67,6 +68,11 @@ class MemoryProblem(abc.ABC):
         Raises:
             UserError: there is no such split.
         """
+
+    def prepare(self, data_dir: Path | None, progress: Any = None) -> list[str]:
+        """There is nothing to fetch."""
+        del data_dir, progress
+        return []
 
     def _draw(self, split: str) -> tuple[np.random.Generator, int]:
         """The generator of a split and its number of examples."""

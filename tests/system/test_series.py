@@ -59,6 +59,8 @@ def test_a_forecaster_beats_persistence_and_its_intervals_hold(seqzoo, tmp_path)
 @pytest.mark.slow
 def test_a_recurrent_network_learns_to_add_what_it_has_to_remember(seqzoo, tmp_path):
     run = tmp_path / 'run'
+    drawn = seqzoo('data', 'prepare', 'lstm_copy_memory', '--task.corpus.train-size=60')
+    assert 'train: 60 examples, 4,200 positions' in drawn.out
     assert seqzoo(
         'train', 'lstm_adding', '--run', run, '--task.corpus.length=6', '--batch.max-length=6',
         '--batch.tokens=384', '--model.encoder.layers.cell.hidden-dim=16', '--schedule.peak=0.02',
