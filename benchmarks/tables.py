@@ -27,10 +27,17 @@ MEASURES = {
     'perplexity': 'perplexity {perplexity:.1f}',
     'bits_per_character': '{bits_per_character:.3f} bits per character',
     'accuracy': '{accuracy:.1f} % accuracy',
+    'rmse': 'root mean square error {rmse:.3g}',
+    'loss': 'loss {loss:.2g}',
 }
 BESIDE = {
     'bleu_tokenized_lowercase': '{bleu_tokenized_lowercase:.1f} tokenised lower-cased',
     'majority_accuracy': 'always the most frequent: {majority_accuracy:.1f} %',
+    'reversion_accuracy': 'back to the mean: {reversion_accuracy:.1f} %',
+    'momentum_accuracy': 'on as before: {momentum_accuracy:.1f} %',
+    'persistence_rmse': 'persistence {persistence_rmse:.3g}',
+    'coverage': '{coverage:.1f} % within the {interval:.0f} % interval',
+    'baseline': 'without memory {baseline:.3g}',
 }
 
 

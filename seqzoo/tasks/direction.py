@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from seqzoo.data.columns import Column
-from seqzoo.data.labelled import Labelled, LabelledData
+from seqzoo.data.columns import Column, Columns
+from seqzoo.data.labelled import Labelled
 from seqzoo.data.series_directions import RisingOrFalling
 from seqzoo.data.time_series import Scale, parse_numbers
 from seqzoo.tasks.classification import SeriesClassification
@@ -21,7 +21,7 @@ class Direction(SeriesClassification):
     divided by their standard deviations in the training part.
     """
 
-    corpus: LabelledData = field(default_factory=RisingOrFalling)
+    corpus: RisingOrFalling = field(default_factory=RisingOrFalling)
     input_dim: int = 2
 
     def learn(self, examples: Labelled) -> dict[str, Any]:
@@ -38,6 +38,21 @@ class Direction(SeriesClassification):
             change = np.diff(values, prepend=values[0]) / scale.change
             found.append(np.stack([values, change], axis=-1))
         return super().column(found, learnt)
+
+    def measure(
+        self, table: Columns, answers: Columns, learnt: Mapping[str, Any]
+    ) -> dict[str, Any]:
+        """Beside the scores of the classes, the accuracy of two rules that need no model: a value
+        above the mean of its stretch falls (`reversion_accuracy`), and the series goes on as it
+        went over as many steps before (`momentum_accuracy`).
+        """
+        metrics = super().measure(table, answers, learnt)
+        values = table.columns['inputs'].values[:, 0].reshape(len(table), -1)
+        rises, last = table.columns['label'].values == 1, values[:, -1]
+        before = values[:, max(-1 - self.corpus.ahead, -values.shape[1])]
+        for name, says in (('reversion', last < values.mean(axis=1)), ('momentum', last > before)):
+            metrics[f'{name}_accuracy'] = float(100 * np.mean(says == rises))
+        return metrics
 
     def read_line(self, record: str) -> np.ndarray:
         return np.array(parse_numbers(record, repr(record[:40])))[:, None]

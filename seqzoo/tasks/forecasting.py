@@ -234,12 +234,13 @@ class Forecasting(ColumnTask):
     ) -> dict[str, Any]:
         """One step ahead: `loss` in nats of the standardised value; errors in units of the series,
         beside them those of the forecasts that nothing changes and that the season comes again; and
-        the percentage of values within the interval.
+        the percentage of values within the interval (`coverage`), beside what it claims.
         """
         found = self.one_step_ahead(table, answers, learnt)
         return {
             'loss': float(np.mean(found.nll)),
             **_errors(found.actual, found.mean, found.last, found.season),
+            'interval': 100 * self.interval,
             'coverage': _coverage(found.actual, found.low, found.high),
             'interval_width': float(np.mean(found.high - found.low)),
             'values': len(found.actual),

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from seqzoo.data.batching import BatchConfig
+from seqzoo.data.columns import Columns, Fixed
 from seqzoo.data.series_directions import RisingOrFalling
 from seqzoo.data.time_series import Scale, SeriesFile
 from seqzoo.errors import UserError
@@ -48,6 +49,21 @@ def test_the_model_reads_values_and_changes_on_the_scale_of_training(task, tmp_p
     line = ', '.join(map(str, SERIES[75:81].tolist()))
     parsed = task.parse([line], found.learnt)
     np.testing.assert_array_equal(parsed.columns['inputs'][0], column[0])
+
+
+def test_rules_without_a_model_stand_beside_its_accuracy(task, tmp_path):
+    batch = BatchConfig(tokens=64, max_length=8)
+    found = task.prepare(batch, data_dir=tmp_path, cache_dir=tmp_path, splits=('train', 'test'))
+    table, examples = found.splits['test'], task.read('test', tmp_path)
+    says = np.log(np.tile([0.3, 0.7], (len(table), 1)).astype(np.float32))
+    metrics = task.measure(table, Columns({'log_probs': Fixed(says)}), found.learnt)
+    rises = examples.labels == 1
+    stretches = np.array(examples.inputs)[..., 0]
+    assert metrics['accuracy'] == pytest.approx(100 * rises.mean())
+    reversion = [(x[-1] < x.mean()) == y for x, y in zip(stretches, rises, strict=True)]
+    momentum = [(x[-1] > x[-5]) == y for x, y in zip(stretches, rises, strict=True)]
+    assert metrics['reversion_accuracy'] == pytest.approx(100 * np.mean(reversion))
+    assert metrics['momentum_accuracy'] == pytest.approx(100 * np.mean(momentum))
 
 
 def test_what_cannot_be_read_is_refused(task, tmp_path):
