@@ -67,15 +67,24 @@ def draw_cells(folder: pathlib.Path) -> Iterator[pathlib.Path]:
     )
 
 
-def draw_run(run: Any, folder: pathlib.Path) -> Iterator[pathlib.Path]:
-    """The same of a run's recurrent layers, untrained and trained; see `gradients_of_run`."""
-    clip = run.experiment.optimizer.clip_norm
+def draw_runs(runs: Mapping[str, Any], folder: pathlib.Path) -> Iterator[pathlib.Path]:
+    """The same of the recurrent layers of trained runs, by their names, with those layers before
+    training; see `gradients_of_run`.
+    """
+    curves: dict[str, Mapping[str, GradientsThroughTime]] = {}
+    for name, run in runs.items():
+        found = gradients_of_run(run)
+        own = name if len(found) == 1 else f'{name}, {{}}'
+        names = own if len(runs) > 1 else '{}'
+        curves |= {names.format(place): of for place, of in found.items()}
+    clips = {run.experiment.optimizer.clip_norm or CLIP for run in runs.values()}
+    data = sorted({run.experiment.task.data_name for run in runs.values()})
     yield from _write(
-        gradients_of_run(run),
+        curves,
         folder,
-        title=f'{run.experiment.task.data_name}: what is left of the gradient of the last loss',
+        title=f'{", ".join(data)}: what is left of the gradient of the last loss',
         legend='layers',
-        clip=CLIP if clip is None else clip,
+        clip=max(clips),
     )
 
 
@@ -110,9 +119,9 @@ def gradient_picture(
         legend: what tells the lines apart.
         clip: norm to which the gradient of the parameters is clipped.
     """
-    rows = -(-len(curves) // 2)
-    columns = min(len(curves), 2)
-    figure = drawing.new_figure(5.2 * columns + 0.6, 3.3 * rows + 0.9)
+    columns = len(curves) if len(curves) <= 3 else 2
+    rows = -(-len(curves) // columns)
+    figure = drawing.new_figure((4.4 if columns == 3 else 5.2) * columns + 0.6, 3.3 * rows + 0.9)
     panels = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
     seen: dict[str, str] = {}
     clipped = False
@@ -125,6 +134,7 @@ def gradient_picture(
                 panel.plot(_shown(after.norms), color=color, linewidth=1.2, linestyle='--')
                 clipped = True
         _style(panel, name, lines)
+    _limit(panels[0, 0], curves)
     for unused in panels.flat[len(curves) :]:
         unused.set_visible(False)
     for panel in panels[-1]:
@@ -146,13 +156,18 @@ def _shown(norms: np.ndarray) -> np.ndarray:
 def _style(panel: Axes, name: str, lines: Mapping[str, GradientsThroughTime]) -> None:
     drawing.style_curves(panel, '', '')
     panel.set_yscale('log')
-    norms = np.concatenate([found.norms for found in lines.values()])
-    low, high = panel.get_ylim()
-    panel.set_ylim(max(min(low, norms[norms > 0].min()), _LEAST), min(high, _LARGEST))
     panel.axhline(1.0, color=drawing.GREY, linewidth=0.8, zorder=1)
     factors = sorted(_per_step(found.norms) for found in lines.values())
     title = f'{name}: {factors[0]:.2f} to {factors[-1]:.2f} times a step'
     panel.set_title(title, loc='left', pad=6, **drawing.text_style(drawing.TITLE_SIZE))
+
+
+def _limit(panel: Axes, curves: Curves) -> None:
+    """The range of all that is shown, within what an eye can compare."""
+    norms = np.concatenate([found.norms for lines in curves.values() for found in lines.values()])
+    norms = norms[norms > 0]
+    if len(norms):
+        panel.set_ylim(max(norms.min() / 2, _LEAST), min(norms.max() * 2, _LARGEST))
 
 
 def _legend(figure: Figure, colors: Mapping[str, str], title: str, clip: float | None) -> None:

@@ -22,7 +22,7 @@ What a run's model or task does not have is left out. For several runs: one pict
 loss curves, into the folder of --output.
 
 --gradients adds gradients.png, with its numbers in gradients.md and .json: how much of the gradient
-of the last loss is left at earlier states of the run's recurrent layers, untrained and trained,
+of the last loss is left at earlier states of the runs' recurrent layers, untrained and trained,
 with and without clipping. Without any run it draws the same of simple networks, GRU and LSTM as
 they start, at several scales.
 
@@ -68,8 +68,6 @@ def run(arguments: argparse.Namespace) -> int:
         if not (folder / METRICS_FILE).is_file():
             raise UserError(f'{folder} is not the folder of a run: it has no {METRICS_FILE}')
     pictures = arguments.output or arguments.runs[0] / 'pictures'
-    if arguments.gradients and len(arguments.runs) > 1:
-        raise UserError('--gradients is drawn of one run, or of none')
     curves = [(folder.name or str(folder), read_events(folder)) for folder in arguments.runs]
     several = len(curves) > 1
     path = pictures / ('loss_of_several_runs.png' if several else 'loss.png')
@@ -78,8 +76,8 @@ def run(arguments: argparse.Namespace) -> int:
     if not several:
         for path in _model_pictures(arguments, pictures):
             print(path)
-        if arguments.gradients:
-            _print_gradients_of_run(arguments, pictures)
+    if arguments.gradients:
+        _print_gradients_of_runs(arguments, pictures)
     return 0
 
 
@@ -95,12 +93,15 @@ def _gradients_of_cells(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _print_gradients_of_run(arguments: argparse.Namespace, pictures: Path) -> None:
-    from seqzoo.analysis.gradient_pictures import draw_run
+def _print_gradients_of_runs(arguments: argparse.Namespace, pictures: Path) -> None:
+    from seqzoo.analysis.gradient_pictures import draw_runs
     from seqzoo.training import load_run
 
-    loaded = load_run(arguments.runs[0], data_dir=arguments.data_dir, splits=('train',))
-    for path in draw_run(loaded, pictures):
+    loaded = {
+        folder.name: load_run(folder, data_dir=arguments.data_dir, splits=('train',))
+        for folder in arguments.runs
+    }
+    for path in draw_runs(loaded, pictures):
         print(path)
 
 
