@@ -46,6 +46,8 @@ def main(argv: list[str] | None = None) -> None:
         'results': {'best_checkpoint': {'step': found['step'], arguments.split: metrics}},
         'curve': dev_curve(arguments.run),
     }
+    if found['signature']:  # then outputs were searched for
+        row['decode'] = rows.search_of(run)
     print(rows.write(row))
     print(json.dumps(row['results'], indent=2))
 

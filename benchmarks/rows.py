@@ -29,7 +29,6 @@ def describe(run: Run, *, name: str, command: str, note: str = '') -> dict[str, 
     """
     experiment = run.experiment
     clock = seconds_by_step(run.path)
-    decode = experiment.decode
     return {
         'name': name,
         'what': experiment.description,
@@ -41,13 +40,21 @@ def describe(run: Run, *, name: str, command: str, note: str = '') -> dict[str, 
         'parameters': count_parameters(experiment.model),
         'steps': max(clock),
         'minutes': round(max(clock.values()) / 60, 2),
-        'decode': f'{decode.method} {decode.beams}, alpha {decode.length_penalty}',
-        'published': f'{experiment.published.paper}: {experiment.published.result}',
+        'published': f'{paper.paper}: {paper.result}'
+        if (paper := experiment.published).paper
+        else None,
         'machine': f'{os.cpu_count()} cores {processor()}, {jax.default_backend()}',
         'versions': f'Python {platform.python_version()}, jax {jax.__version__}',
-        'commit': commit(),
+        'recorded_at_commit': commit(),
         'date': time.strftime('%Y-%m-%d'),
     }
+
+
+def search_of(run: Run) -> str:
+    """How outputs are searched for, in a few words."""
+    decode = run.experiment.decode
+    width = f' {decode.beams}, alpha {decode.length_penalty}' if decode.method == 'beam' else ''
+    return f'{decode.method}{width}'
 
 
 def seconds_by_step(run: Path) -> dict[int, float]:

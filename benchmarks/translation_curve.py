@@ -38,7 +38,7 @@ def main() -> None:
     final = final_scores(run, arguments.average if has_snapshots else 0)
     row = rows.describe(
         run, name=arguments.name, command=arguments.command, note=arguments.note
-    ) | {'results': final, 'curve': points}
+    ) | {'decode': rows.search_of(run), 'results': final, 'curve': points}
     rows.write(row)
     if points:
         draw(points, final, row, rows.RESULTS / f'{arguments.name}.png')

@@ -14,6 +14,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from seqzoo.errors import UserError
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
@@ -55,7 +57,17 @@ def new_figure(
 def save(figure: Figure, path: str | os.PathLike[str]) -> None:
     """Writes `figure` as a PNG; folders are made, and a reader never meets half a file."""
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _write(figure, path)
+    except OSError as error:
+        raise UserError(
+            f'{path} cannot be written ({error.strerror or error}); name another place for the '
+            'picture.'
+        ) from error
+
+
+def _write(figure: Figure, path: Path) -> None:
     partial = path.with_name(f'.{path.name}.partial')
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter('always')

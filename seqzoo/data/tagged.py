@@ -81,7 +81,8 @@ class UniversalDependencies(TaggedData):
                     f'{path}: {error.args[0]!r} is no universal part of speech; the tags stand in '
                     'the fourth column'
                 ) from error
-            documents.append(document)
+            # Without documents each sentence stands for itself.
+            documents.append(document or f'sentence {len(words)}')
         found = Tagged(words, tags, [np.ones(len(t), bool) for t in tags])
         if split == 'test' or self.dev is not None:
             return found

@@ -38,6 +38,8 @@ PUBLIC_SERIES: Mapping[str, PublicFile] = {
     }.items()
 }
 
+_LARGEST = 1e15  # 32 bits hold its square
+
 
 @dataclass(frozen=True)
 class Part:
@@ -180,7 +182,7 @@ def _number(text: str) -> float | None:
         value = float(text)
     except ValueError:
         return None
-    return value if math.isfinite(value) else None
+    return value if math.isfinite(value) and abs(value) < _LARGEST else None
 
 
 def parse_numbers(record: str, where: str) -> list[float]:
@@ -197,7 +199,9 @@ def parse_numbers(record: str, where: str) -> list[float]:
     for cell in record.split(','):
         value = _number(cell)
         if value is None:
-            raise UserError(f'{where}: {cell.strip()!r} is not a number; part numbers by commas.')
+            raise UserError(
+                f'{where}: {cell.strip()!r} is not a number, or too large; part numbers by commas.'
+            )
         values.append(value)
     return values
 

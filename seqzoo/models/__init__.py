@@ -4,13 +4,17 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from seqzoo.models.captioner import Captioner, CaptionerConfig
     from seqzoo.models.dense import Dense, DenseConfig
     from seqzoo.models.labeler import LabeledEncoder, LabelerConfig
     from seqzoo.models.recurrent_encoder import RecurrentEncoder, RecurrentEncoderConfig
     from seqzoo.models.recurrent_lm import RecurrentLM, RecurrentLMConfig
+    from seqzoo.models.recurrent_seq2seq import RecurrentSeq2Seq, RecurrentSeq2SeqConfig
     from seqzoo.models.transformer import Transformer, TransformerConfig
 
 __all__ = [
+    'Captioner',
+    'CaptionerConfig',
     'Dense',
     'DenseConfig',
     'LabeledEncoder',
@@ -19,11 +23,15 @@ __all__ = [
     'RecurrentEncoderConfig',
     'RecurrentLM',
     'RecurrentLMConfig',
+    'RecurrentSeq2Seq',
+    'RecurrentSeq2SeqConfig',
     'Transformer',
     'TransformerConfig',
 ]
 
 _HOMES = {
+    'Captioner': 'captioner',
+    'CaptionerConfig': 'captioner',
     'Dense': 'dense',
     'DenseConfig': 'dense',
     'LabeledEncoder': 'labeler',
@@ -32,6 +40,8 @@ _HOMES = {
     'RecurrentEncoderConfig': 'recurrent_encoder',
     'RecurrentLM': 'recurrent_lm',
     'RecurrentLMConfig': 'recurrent_lm',
+    'RecurrentSeq2Seq': 'recurrent_seq2seq',
+    'RecurrentSeq2SeqConfig': 'recurrent_seq2seq',
     'Transformer': 'transformer',
     'TransformerConfig': 'transformer',
 }

@@ -1,4 +1,4 @@
-"""Losses: over tokens, with gradients that need no second pass over the vocabulary, and of numbers."""
+"""Losses of tokens, whose gradients need no second pass over the vocabulary, and of numbers."""
 
 import functools
 import math

@@ -206,8 +206,10 @@ def read_image(path: Path, size: int) -> np.ndarray:
                     f'{path} has {image.size[0]} by {image.size[1]} pixels; the model reads '
                     f'{size} by {size}, light on dark'
                 )
+            if image.mode not in ('1', 'L', 'LA', 'P', 'RGB', 'RGBA'):
+                raise UserError(f'{path} has no 8 bits a pixel (mode {image.mode}); convert it.')
             return np.asarray(image.convert('L'))
-    except (OSError, UnidentifiedImageError) as error:
+    except (OSError, ValueError, UnidentifiedImageError) as error:
         raise UserError(f'{path} cannot be read as an image ({error}).') from error
 
 

@@ -101,9 +101,12 @@ class PreparedColumns(Prepared):
 def _load_learnt(run_dir: Path) -> dict[str, Any]:
     file = run_dir / LEARNT_FILE
     try:
-        return json.loads(file.read_text(encoding='utf-8'))
+        learnt = json.loads(file.read_text(encoding='utf-8'))
+        if not isinstance(learnt, dict):
+            raise ValueError(f'{type(learnt).__name__} instead of an object')
     except (OSError, ValueError) as error:
         raise UserError(f'{file} cannot be read ({error}); train the run anew.') from error
+    return learnt
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -159,6 +162,9 @@ class ColumnTask(Task):
     ) -> PreparedColumns:
         del batch, cache_dir
         examples = {split: self.read(split, data_dir) for split in splits}
+        for split, found in examples.items():
+            if not len(found):
+                raise UserError(f'{self.data_name}: the split {split} has no examples.')
         if run_dir is not None:
             learnt = _load_learnt(run_dir)
         elif 'train' in examples:

@@ -272,7 +272,11 @@ class Forecasting(ColumnTask):
         stretches = np.add.outer(origins, np.arange(steps))
         actual = scale.restored(values[stretches])
         held = np.broadcast_to(scale.restored(values[stretches[:, :1] - 1]), actual.shape)
-        before = None if season is None else scale.restored(season[stretches])
+        before = None
+        if season is not None and self.corpus.period is not None:
+            # From the second period on what is known is repeated, not what came true meanwhile.
+            again = stretches[:, :1] + np.arange(steps) % self.corpus.period
+            before = scale.restored(season[again])
         ahead: dict[str, Any] = {'steps': steps, **_errors(actual, found.mean, held, before)}
         if found.low is not None and found.high is not None:
             ahead['coverage'] = _coverage(actual, found.low, found.high)

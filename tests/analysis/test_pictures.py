@@ -312,3 +312,9 @@ def test_pictures_leave_matplotlib_s_global_state_alone(tmp_path):
     assert dict(matplotlib.rcParams) == before
     assert ('matplotlib.pyplot' in sys.modules) == had_pyplot
     assert [p.name for p in tmp_path.iterdir()] == ['loss.png']
+
+
+def test_a_picture_that_cannot_be_written_is_one_sentence(tmp_path):
+    (tmp_path / 'file').write_text('')
+    with pytest.raises(UserError, match='cannot be written'):
+        drawing.save(drawing.new_figure(1, 1), tmp_path / 'file' / 'x.png')

@@ -91,6 +91,17 @@ CONLLU = """\
 """
 
 
+def test_a_treebank_without_documents_is_divided_by_sentences(tmp_path):
+    folder = tmp_path / 'bank'
+    folder.mkdir()
+    lines = [f'1\tword{n}\t_\tNOUN\t_\t_\t_\t_\t_\t_\n\n' for n in range(40)]
+    (folder / 'xx-ud-train.conllu').write_text(''.join(lines))
+    corpus = UniversalDependencies(folder='bank', treebank='xx', dev=None, test='train')
+    train, dev = (corpus.read(split, tmp_path).inputs for split in ('train', 'dev'))
+    assert len(dev) >= 1
+    assert len(train) + len(dev) == 40
+
+
 def test_conllu_gives_words_without_ranges_and_empty_nodes(tmp_path):
     path = tmp_path / 'x.conllu'
     path.write_text(CONLLU)  # no empty line behind the last sentence

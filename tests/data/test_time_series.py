@@ -92,7 +92,7 @@ def test_standardised_values_come_back_and_expectations_are_those_of_draws(logar
 
 def test_numbers_in_a_line_are_parted_by_commas():
     assert parse_numbers(' 112, 118.5,-3 ', 'record 1') == [112.0, 118.5, -3.0]
-    for wrong in ('1;2', '1,,2', '1,x', '1,inf'):
+    for wrong in ('1;2', '1,,2', '1,x', '1,inf', '1,1e300'):
         with pytest.raises(UserError, match=r'record 7: .* is not a number'):
             parse_numbers(wrong, 'record 7')
 

@@ -45,13 +45,18 @@ def test_images_are_captioned_scored_and_drawn(stamps, tmp_path, capsys):
     right, wrong, text = (tmp_path / name for name in ('right.png', 'wrong.png', 'text.png'))
     Image.fromarray(np.zeros((32, 32), np.uint8)).save(right)
     Image.fromarray(np.zeros((32, 40), np.uint8)).save(wrong)
+    Image.fromarray(np.zeros((32, 32), np.uint16)).save(deep := tmp_path / 'deep.png')
     text.write_text('no image')
     (tmp_path / 'names').write_text(f'{right}\n\n{right}\n')
     capsys.readouterr()
     assert main(['predict', run, '--input', str(tmp_path / 'names')]) == 0
     first, empty, second = capsys.readouterr().out.split('\n')[:3]
     assert (first, empty) == (second, '')
-    for path, message in ((wrong, '40 by 32 pixels'), (text, 'cannot be read as an image')):
+    for path, message in (
+        (wrong, '40 by 32 pixels'),
+        (deep, '8 bits a pixel'),
+        (text, 'cannot be read as an image'),
+    ):
         (tmp_path / 'names').write_text(f'{path}\n')
         assert main(['predict', run, '--input', str(tmp_path / 'names')]) == 2
         assert message in capsys.readouterr().err

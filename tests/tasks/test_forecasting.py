@@ -89,6 +89,17 @@ def test_a_model_that_says_nothing_is_persistence(still):
     np.testing.assert_allclose(metrics['ahead_rmse'], held, rtol=0.1)  # the mean of drawn paths
 
 
+def test_a_season_ahead_repeats_what_is_known_at_its_beginning(still):
+    task, found, runtime = still
+    ten = Decoding(method='greedy', extra_length=10, rows=4)  # a period is seven
+    metrics = task.evaluate(runtime, found, 'test', BATCH, ten)
+    errors = [
+        SERIES[o + step] - SERIES[o + step % 7 - 7] for o in (128, 138, 148) for step in range(10)
+    ]
+    expected = np.sqrt(np.mean(np.square(errors)))
+    np.testing.assert_allclose(metrics['ahead_season_rmse'], expected, rtol=1e-5)
+
+
 def test_drawn_paths_walk_at_random_and_fed_back_means_stand_still(still):
     task, found, runtime = still
     scale, contexts = Scale(**found.learnt), [np.array([0.5, 0.3]), np.array([-1.0])]
