@@ -40,11 +40,19 @@ def test_a_resumed_run_ends_with_the_same_parameters_bit_for_bit(train, tmp_path
 
 @pytest.mark.slow  # beside the resumption above, and steps and restored states on other meshes
 def test_another_mesh_goes_on_from_the_same_checkpoint_with_the_same_losses(train, tmp_path):
-    assert train('whole', steps=6).status == 0
-    assert train('parts', steps=3).status == 0
-    assert train('parts', '--mesh.data=2', '--mesh.fsdp=2', '--mesh.tensor=2', steps=6).status == 0
+    log = '--train.log-every=1'
+    assert train('whole', log, steps=6).status == 0
+    assert train('parts', log, steps=3).status == 0
+    mesh = ['--mesh.data=2', '--mesh.fsdp=2', '--mesh.tensor=2']
+    assert train('parts', log, *mesh, steps=6).status == 0
     losses = [losses_of(tmp_path / name) for name in ('whole', 'parts')]
-    np.testing.assert_allclose(losses[0][-1], losses[1][-1], rtol=1e-4)
+    np.testing.assert_allclose(*losses, rtol=1e-5)
+    seen = [
+        [e['examples_digest'] for e in events_of(tmp_path / name) if e['kind'] == 'train']
+        for name in ('whole', 'parts')
+    ]
+    assert seen[0] == seen[1]
+    assert len(set(seen[0])) == 6
 
 
 @pytest.mark.slow  # steps for three strategies and for one device
