@@ -41,7 +41,7 @@ def test_a_forecaster_beats_persistence_and_its_intervals_hold(seqzoo, tmp_path)
     refused = seqzoo('predict', run, '--input', tmp_path / 'input')
     assert refused.status == 2
     assert refused.err.splitlines()[-1] == (
-        "seqzoo: record 1: '?0.2' is not a number; part numbers by commas."
+        "seqzoo: record 1: '?0.2' is not a number, or too large; part numbers by commas."
     )
 
     plot = seqzoo('plot', run, '--data-dir', data, '--gradients')
