@@ -27,7 +27,7 @@ def experiment() -> Experiment:
         description='Sentence polarity (Pang and Lee 2005), a bidirectional LSTM',
         model=LabelerConfig(
             encoder=RecurrentEncoderConfig(
-                inputs=Tokens(embed_dim=128, token_dropout_rate=0.2),
+                inputs=Tokens(embed_dim=128, token_dropout_rate=0.1),
                 layers=RecurrentConfig(
                     cell=LSTM(hidden_dim=64),
                     directions='concatenated',
@@ -43,7 +43,7 @@ def experiment() -> Experiment:
             words=TextConfig(vocab_size=20_000, signs=True, max_words=60, keep='first'),
         ),
         optimizer=Adam(beta2=0.999, epsilon=1e-8, clip_norm=1.0),
-        schedule=Cosine(peak=1.5e-3, warmup_steps=50, decay_steps=6 * EPOCH, final=1e-5),
+        schedule=Cosine(peak=2e-3, warmup_steps=50, decay_steps=6 * EPOCH, final=1e-5),
         batch=BatchConfig(tokens=1920, max_length=60, buckets=(12, 20, 28, 40, 60)),
         train=TrainConfig(
             steps=6 * EPOCH, evaluate_every=EPOCH, checkpoint_every=3 * EPOCH, early_stopping=4
