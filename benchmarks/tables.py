@@ -46,7 +46,7 @@ MEASURES = {
     'bits_per_character': '{bits_per_character:.3f} bits per character',
     'accuracy': '{accuracy:.1f} % accuracy',
     'rmse': 'root mean square error {rmse:.3g}',
-    'loss': 'loss {loss:.2g}',
+    'loss': 'loss {loss:.3g}',
 }
 BESIDE = {
     'bleu_tokenized_lowercase': '{bleu_tokenized_lowercase:.1f} tokenised lower-cased',

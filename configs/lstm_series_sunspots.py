@@ -64,5 +64,8 @@ VARIANTS = {
         'model.encoder.layers.output_dropout_rate': 0.5,
         'optimizer.weight_decay': 0.3,
     },
-    'gru': {'model.encoder.layers.cell': GRU(hidden_dim=16)},
+    'gru': {
+        'description': 'monthly sunspots, each month a normal distribution, a GRU of 16',
+        'model.encoder.layers.cell': GRU(hidden_dim=16),
+    },
 }
