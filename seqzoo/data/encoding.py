@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
+from seqzoo.data.marian_tokenizer import MARIAN_SETTINGS, MarianTokenizer, MarianVocabulary
 from seqzoo.data.pipeline import PairStores, encode_lines, encode_pairs
 from seqzoo.data.text_files import Lines, ParallelText
 from seqzoo.data.token_store import TokenStore
@@ -31,12 +32,18 @@ TextTokenizerConfig = TokenizerConfig | VocabularyConfig
 
 
 def save_tokenizers(pair: TokenizerPair, folder: Path) -> None:
-    """Writes `tokenizer.model` into a run, or one file a side where they differ."""
-    if pair.source is pair.target:
-        pair.source.save(folder / _ONE)
+    """Writes `tokenizer.model` into a run, one file a side where they differ, or Marian's files."""
+    source, target = pair.source, pair.target
+    if isinstance(source, MarianTokenizer):
+        source.vocabulary.save(folder)
+        return
+    assert isinstance(source, Tokenizer)
+    assert isinstance(target, Tokenizer)
+    if source is target:
+        source.save(folder / _ONE)
     else:
-        pair.source.save(folder / _TWO[0])
-        pair.target.save(folder / _TWO[1])
+        source.save(folder / _TWO[0])
+        target.save(folder / _TWO[1])
 
 
 def load_tokenizers(folder: Path) -> TokenizerPair:
@@ -45,6 +52,8 @@ def load_tokenizers(folder: Path) -> TokenizerPair:
     Raises:
         UserError: the folder holds no tokenizer.
     """
+    if (folder / MARIAN_SETTINGS).exists():
+        return MarianVocabulary.load(folder).pair()
     if (folder / _ONE).exists():
         both = Tokenizer.load(folder / _ONE)
         return TokenizerPair(both, both)
