@@ -15,6 +15,13 @@ import numpy as np
 
 from seqzoo.data.marian_tokenizer import MARIAN_SETTINGS, MarianTokenizer, MarianVocabulary
 from seqzoo.data.pipeline import PairStores, encode_lines, encode_pairs
+from seqzoo.data.subwords import SETTINGS as SUBWORDS
+from seqzoo.data.subwords import (
+    ByteLevelBPE,
+    ImportedSubwords,
+    SubwordTokenizer,
+    train_byte_level,
+)
 from seqzoo.data.text_files import Lines, ParallelText
 from seqzoo.data.token_store import TokenStore
 from seqzoo.data.tokenizers import Tokenizer, TokenizerConfig, TokenizerPair, train_tokenizer
@@ -27,8 +34,9 @@ _LINES_AT_ONCE = 10_000
 _ONE, _TWO = 'tokenizer.model', ('source_tokenizer.model', 'target_tokenizer.model')
 _CLOSED = 'vocabulary.json'
 
-TextTokenizer = Tokenizer | Vocabulary  # what cuts the running text of a language model
-TextTokenizerConfig = TokenizerConfig | VocabularyConfig
+# What cuts the running text of a language model.
+TextTokenizer = Tokenizer | Vocabulary | SubwordTokenizer
+TextTokenizerConfig = TokenizerConfig | VocabularyConfig | ByteLevelBPE | ImportedSubwords
 
 
 def save_tokenizers(pair: TokenizerPair, folder: Path) -> None:
@@ -73,14 +81,28 @@ def encode_cached(text: ParallelText, tokenizers: TokenizerPair, cache_dir: Path
 def make_text_tokenizer(
     lines: Lines, config: TextTokenizerConfig, cache_dir: Path
 ) -> TextTokenizer:
-    """The tokenizer of a training text: SentencePiece, or a closed vocabulary."""
+    """The tokenizer of a training text: SentencePiece, byte pairs, or a closed vocabulary.
+
+    Raises:
+        UserError: the text does not fit the configuration, or the tokenizer is not to be trained.
+    """
     if isinstance(config, TokenizerConfig):
         return train_tokenizer(lines, config, cache_dir=cache_dir / 'tokenizers')
+    if isinstance(config, ByteLevelBPE):
+        return train_byte_level(lines, config, cache_dir=cache_dir / 'tokenizers')
+    if isinstance(config, ImportedSubwords):
+        raise UserError(
+            'the tokenizer of this task came with imported weights and cannot be learnt from text; '
+            'begin with the run that holds it, --fork-from R'
+        )
     return build_vocabulary(lines, config)
 
 
 def save_text_tokenizer(tokenizer: TextTokenizer, folder: Path) -> None:
-    """Writes `tokenizer.model` or `vocabulary.json` into a run."""
+    """Writes `tokenizer.model`, `vocabulary.json` or `tokenizer.json` into a run."""
+    if isinstance(tokenizer, SubwordTokenizer):
+        tokenizer.save(folder)
+        return
     tokenizer.save(folder / (_ONE if isinstance(tokenizer, Tokenizer) else _CLOSED))
 
 
@@ -92,6 +114,8 @@ def load_text_tokenizer(folder: Path) -> TextTokenizer:
     """
     if (folder / _CLOSED).exists():
         return Vocabulary.load(folder / _CLOSED)
+    if (folder / SUBWORDS).exists():
+        return SubwordTokenizer.load(folder)
     if not (folder / _ONE).exists():
         raise UserError(f'{folder} holds no {_CLOSED} and no {_ONE}; is it the folder of a run?')
     return Tokenizer.load(folder / _ONE)

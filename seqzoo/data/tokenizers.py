@@ -98,6 +98,11 @@ class Tokenizer:
         return END
 
     @property
+    def prompt_start(self) -> tuple[int, ...]:
+        """What is read before a prompt: what closes the line before it."""
+        return (END,)
+
+    @property
     def stop_id(self) -> int:
         """The id at which a line is over."""
         return END
