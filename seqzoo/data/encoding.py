@@ -13,21 +13,23 @@ from pathlib import Path
 
 import numpy as np
 
-from seqzoo.data.pipeline import PairStores, encode_lines, encode_pairs
+from seqzoo.data.pipeline import LineEncoder, PairStores, encode_lines, encode_pairs
 from seqzoo.data.text_files import Lines, ParallelText
 from seqzoo.data.token_store import TokenStore
 from seqzoo.data.tokenizers import Tokenizer, TokenizerConfig, TokenizerPair, train_tokenizer
 from seqzoo.data.vocabularies import Vocabulary, VocabularyConfig, build_vocabulary
+from seqzoo.data.wordpiece import WordPiece, WordPieceConfig, train_wordpiece
 from seqzoo.errors import UserError
 
 _LINES_AT_ONCE = 10_000
 
 
 _ONE, _TWO = 'tokenizer.model', ('source_tokenizer.model', 'target_tokenizer.model')
-_CLOSED = 'vocabulary.json'
+_CLOSED, _WORDPIECE = 'vocabulary.json', 'wordpiece.json'
 
-TextTokenizer = Tokenizer | Vocabulary  # what cuts the running text of a language model
-TextTokenizerConfig = TokenizerConfig | VocabularyConfig
+# What cuts the running text of a language model.
+TextTokenizer = Tokenizer | Vocabulary | WordPiece
+TextTokenizerConfig = TokenizerConfig | VocabularyConfig | WordPieceConfig
 
 
 def save_tokenizers(pair: TokenizerPair, folder: Path) -> None:
@@ -64,15 +66,18 @@ def encode_cached(text: ParallelText, tokenizers: TokenizerPair, cache_dir: Path
 def make_text_tokenizer(
     lines: Lines, config: TextTokenizerConfig, cache_dir: Path
 ) -> TextTokenizer:
-    """The tokenizer of a training text: SentencePiece, or a closed vocabulary."""
+    """The tokenizer of a training text: SentencePiece, WordPiece, or a closed vocabulary."""
+    if isinstance(config, WordPieceConfig):
+        return train_wordpiece(lines, config, cache_dir=cache_dir / 'tokenizers')
     if isinstance(config, TokenizerConfig):
         return train_tokenizer(lines, config, cache_dir=cache_dir / 'tokenizers')
     return build_vocabulary(lines, config)
 
 
 def save_text_tokenizer(tokenizer: TextTokenizer, folder: Path) -> None:
-    """Writes `tokenizer.model` or `vocabulary.json` into a run."""
-    tokenizer.save(folder / (_ONE if isinstance(tokenizer, Tokenizer) else _CLOSED))
+    """Writes `tokenizer.model`, `wordpiece.json` or `vocabulary.json` into a run."""
+    names = {Tokenizer: _ONE, WordPiece: _WORDPIECE, Vocabulary: _CLOSED}
+    tokenizer.save(folder / names[type(tokenizer)])
 
 
 def load_text_tokenizer(folder: Path) -> TextTokenizer:
@@ -83,8 +88,13 @@ def load_text_tokenizer(folder: Path) -> TextTokenizer:
     """
     if (folder / _CLOSED).exists():
         return Vocabulary.load(folder / _CLOSED)
+    if (folder / _WORDPIECE).exists():
+        return WordPiece.load(folder / _WORDPIECE)
     if not (folder / _ONE).exists():
-        raise UserError(f'{folder} holds no {_CLOSED} and no {_ONE}; is it the folder of a run?')
+        raise UserError(
+            f'{folder} holds no {_CLOSED}, no {_WORDPIECE} and no {_ONE}; is it the folder of a '
+            'run on text?'
+        )
     return Tokenizer.load(folder / _ONE)
 
 
@@ -94,9 +104,17 @@ def encode_text_cached(lines: Lines, tokenizer: TextTokenizer, cache_dir: Path) 
     The ids of the store, one line after the other, are one stream; sentence n is line n with what
     closes it.
     """
+    return _encode_cached(lines, _RunningText(tokenizer), 'text', cache_dir)
+
+
+def encode_lines_cached(lines: Lines, tokenizer: TextTokenizer, cache_dir: Path) -> TokenStore:
+    """Encodes lines, each by itself and with nothing behind it; otherwise as running text."""
+    return _encode_cached(lines, tokenizer, 'lines', cache_dir)
+
+
+def _encode_cached(lines: Lines, encoder: LineEncoder, kind: str, cache_dir: Path) -> TokenStore:
     text = _digest(f'{line}\n' for line in lines)
-    name = hashlib.sha256(f'text {text} {tokenizer.fingerprint}'.encode()).hexdigest()[:24]
-    encoder = _RunningText(tokenizer)
+    name = hashlib.sha256(f'{kind} {text} {encoder.fingerprint}'.encode()).hexdigest()[:24]
     return encode_lines(lines, encoder, directory=cache_dir / 'encoded' / name, key=name)
 
 

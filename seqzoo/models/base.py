@@ -234,6 +234,11 @@ class MaskedLMConfig(ModelConfig):
     def has_next_sentence(self) -> bool:
         """Whether it says if two sentences follow each other."""
 
+    @property
+    @abc.abstractmethod
+    def longest_row(self) -> int | None:
+        """Positions that it can tell apart; `None`: any number."""
+
 
 class Labeler(Protocol):
     """One output vector for a whole input, or for each of its positions."""

@@ -303,6 +303,10 @@ class BertPretrainingConfig(MaskedLMConfig):
         return self.next_sentence
 
     @property
+    def longest_row(self) -> int:
+        return self.encoder.max_length
+
+    @property
     def backbone(self) -> tuple[str, ...]:
         return ('encoder',)
 
