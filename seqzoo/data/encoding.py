@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from seqzoo.data.marian_tokenizer import MARIAN_SETTINGS, MarianTokenizer, MarianVocabulary
-from seqzoo.data.pipeline import PairStores, encode_lines, encode_pairs
+from seqzoo.data.pipeline import LineEncoder, PairStores, encode_lines, encode_pairs
 from seqzoo.data.subwords import SETTINGS as SUBWORDS
 from seqzoo.data.subwords import (
     ByteLevelBPE,
@@ -26,17 +26,20 @@ from seqzoo.data.text_files import Lines, ParallelText
 from seqzoo.data.token_store import TokenStore
 from seqzoo.data.tokenizers import Tokenizer, TokenizerConfig, TokenizerPair, train_tokenizer
 from seqzoo.data.vocabularies import Vocabulary, VocabularyConfig, build_vocabulary
+from seqzoo.data.wordpiece import WordPiece, WordPieceConfig, train_wordpiece
 from seqzoo.errors import UserError
 
 _LINES_AT_ONCE = 10_000
 
 
 _ONE, _TWO = 'tokenizer.model', ('source_tokenizer.model', 'target_tokenizer.model')
-_CLOSED = 'vocabulary.json'
+_CLOSED, _WORDPIECE = 'vocabulary.json', 'wordpiece.json'
 
 # What cuts the running text of a language model.
-TextTokenizer = Tokenizer | Vocabulary | SubwordTokenizer
-TextTokenizerConfig = TokenizerConfig | VocabularyConfig | ByteLevelBPE | ImportedSubwords
+TextTokenizer = Tokenizer | Vocabulary | WordPiece | SubwordTokenizer
+TextTokenizerConfig = (
+    TokenizerConfig | VocabularyConfig | WordPieceConfig | ByteLevelBPE | ImportedSubwords
+)
 
 
 def save_tokenizers(pair: TokenizerPair, folder: Path) -> None:
@@ -81,11 +84,13 @@ def encode_cached(text: ParallelText, tokenizers: TokenizerPair, cache_dir: Path
 def make_text_tokenizer(
     lines: Lines, config: TextTokenizerConfig, cache_dir: Path
 ) -> TextTokenizer:
-    """The tokenizer of a training text: SentencePiece, byte pairs, or a closed vocabulary.
+    """The tokenizer of a training text: SentencePiece, WordPiece, byte pairs, or a closed vocabulary.
 
     Raises:
         UserError: the text does not fit the configuration, or the tokenizer is not to be trained.
     """
+    if isinstance(config, WordPieceConfig):
+        return train_wordpiece(lines, config, cache_dir=cache_dir / 'tokenizers')
     if isinstance(config, TokenizerConfig):
         return train_tokenizer(lines, config, cache_dir=cache_dir / 'tokenizers')
     if isinstance(config, ByteLevelBPE):
@@ -99,11 +104,12 @@ def make_text_tokenizer(
 
 
 def save_text_tokenizer(tokenizer: TextTokenizer, folder: Path) -> None:
-    """Writes `tokenizer.model`, `vocabulary.json` or `tokenizer.json` into a run."""
+    """Writes `tokenizer.model`, `wordpiece.json`, `tokenizer.json` or `vocabulary.json` into a run."""
     if isinstance(tokenizer, SubwordTokenizer):
         tokenizer.save(folder)
         return
-    tokenizer.save(folder / (_ONE if isinstance(tokenizer, Tokenizer) else _CLOSED))
+    names = {Tokenizer: _ONE, WordPiece: _WORDPIECE, Vocabulary: _CLOSED}
+    tokenizer.save(folder / names[type(tokenizer)])
 
 
 def load_text_tokenizer(folder: Path) -> TextTokenizer:
@@ -116,8 +122,13 @@ def load_text_tokenizer(folder: Path) -> TextTokenizer:
         return Vocabulary.load(folder / _CLOSED)
     if (folder / SUBWORDS).exists():
         return SubwordTokenizer.load(folder)
+    if (folder / _WORDPIECE).exists():
+        return WordPiece.load(folder / _WORDPIECE)
     if not (folder / _ONE).exists():
-        raise UserError(f'{folder} holds no {_CLOSED} and no {_ONE}; is it the folder of a run?')
+        raise UserError(
+            f'{folder} holds no {_CLOSED}, no {_WORDPIECE} and no {_ONE}; is it the folder of a '
+            'run on text?'
+        )
     return Tokenizer.load(folder / _ONE)
 
 
@@ -127,9 +138,17 @@ def encode_text_cached(lines: Lines, tokenizer: TextTokenizer, cache_dir: Path) 
     The ids of the store, one line after the other, are one stream; sentence n is line n with what
     closes it.
     """
+    return _encode_cached(lines, _RunningText(tokenizer), 'text', cache_dir)
+
+
+def encode_lines_cached(lines: Lines, tokenizer: TextTokenizer, cache_dir: Path) -> TokenStore:
+    """Encodes lines, each by itself and with nothing behind it; otherwise as running text."""
+    return _encode_cached(lines, tokenizer, 'lines', cache_dir)
+
+
+def _encode_cached(lines: Lines, encoder: LineEncoder, kind: str, cache_dir: Path) -> TokenStore:
     text = _digest(f'{line}\n' for line in lines)
-    name = hashlib.sha256(f'text {text} {tokenizer.fingerprint}'.encode()).hexdigest()[:24]
-    encoder = _RunningText(tokenizer)
+    name = hashlib.sha256(f'{kind} {text} {encoder.fingerprint}'.encode()).hexdigest()[:24]
     return encode_lines(lines, encoder, directory=cache_dir / 'encoded' / name, key=name)
 
 

@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Callable
-from typing import Literal
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -29,18 +29,21 @@ class FeedForward(nn.Module):
         activation: name of the non-linearity.
         dropout_rate: dropout on the hidden units; the paper has none.
         dtype: dtype of the computation.
+        kernel_init: how both kernels start; `None`: Glorot uniform.
     """
 
     mlp_dim: int
     activation: Activation
     dropout_rate: float
     dtype: jnp.dtype
+    kernel_init: nn.initializers.Initializer | None = None
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
         """`[batch, length, embed]` to the same shape."""
         embed_dim = x.shape[-1]
-        hidden = Linear((self.mlp_dim,), ('embed',), ('mlp',), True, self.dtype, name='up')(x)
+        options: Any = {'dtype': self.dtype, 'kernel_init': self.kernel_init}
+        hidden = Linear((self.mlp_dim,), ('embed',), ('mlp',), True, name='up', **options)(x)
         hidden = constrain(ACTIVATIONS[self.activation](hidden), 'batch', 'length', 'mlp')
         hidden = Dropout(self.dropout_rate)(hidden, train)
-        return Linear((embed_dim,), ('mlp',), ('embed',), True, self.dtype, name='down')(hidden)
+        return Linear((embed_dim,), ('mlp',), ('embed',), True, name='down', **options)(hidden)

@@ -1,5 +1,7 @@
 """Multi-head attention (Vaswani et al. 2017, section 3.2.2), at once or token by token."""
 
+from typing import Any
+
 import flax.struct
 import jax
 import jax.numpy as jnp
@@ -45,6 +47,7 @@ class MultiHeadAttention(nn.Module):
         dropout_rate: dropout of attention weights; the paper has none.
         implementation: see `dot_product_attention`.
         dtype: dtype of the computation.
+        kernel_init: how the four kernels start; `None`: Glorot uniform.
     """
 
     num_heads: int
@@ -55,20 +58,21 @@ class MultiHeadAttention(nn.Module):
     dropout_rate: float
     implementation: Implementation
     dtype: jnp.dtype
+    kernel_init: nn.initializers.Initializer | None = None
 
     def setup(self) -> None:
         """Declares the projections."""
+        options: Any = {'dtype': self.dtype, 'kernel_init': self.kernel_init}
 
         def heads(width: int) -> Linear:
-            return Linear(
-                (self.num_heads, width), ('embed',), ('heads', 'kv'), self.use_bias, self.dtype
-            )
+            size, names = (self.num_heads, width), ('heads', 'kv')
+            return Linear(size, ('embed',), names, self.use_bias, **options)
 
         self.query = heads(self.key_dim)
         self.key = heads(self.key_dim)
         self.value = heads(self.value_dim)
         self.output = Linear(
-            (self.embed_dim,), ('heads', 'kv'), ('embed',), self.use_bias, self.dtype
+            (self.embed_dim,), ('heads', 'kv'), ('embed',), self.use_bias, **options
         )
 
     def __call__(

@@ -46,6 +46,7 @@ class LayerConfig:
         mlp_activation: non-linearity of the feed-forward layer.
         dtype: dtype of activations.
         attention_implementation: see `dot_product_attention`.
+        kernel_init: how kernels start; `None`: Glorot uniform.
     """
 
     embed_dim: int
@@ -62,6 +63,7 @@ class LayerConfig:
     mlp_activation: Activation
     dtype: jnp.dtype
     attention_implementation: Implementation
+    kernel_init: nn.initializers.Initializer | None = None
 
 
 @flax.struct.dataclass
@@ -208,8 +210,9 @@ def _attention(c: LayerConfig) -> MultiHeadAttention:
         dropout_rate=c.attention_dropout_rate,
         implementation=c.attention_implementation,
         dtype=c.dtype,
+        kernel_init=c.kernel_init,
     )
 
 
 def _feed_forward(c: LayerConfig) -> FeedForward:
-    return FeedForward(c.mlp_dim, c.mlp_activation, c.mlp_dropout_rate, c.dtype)
+    return FeedForward(c.mlp_dim, c.mlp_activation, c.mlp_dropout_rate, c.dtype, c.kernel_init)

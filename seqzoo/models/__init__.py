@@ -4,6 +4,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from seqzoo.models.bert import Bert, BertConfig, BertForPretraining, BertPretrainingConfig
     from seqzoo.models.captioner import Captioner, CaptionerConfig
     from seqzoo.models.dense import Dense, DenseConfig
     from seqzoo.models.labeler import LabeledEncoder, LabelerConfig
@@ -13,6 +14,10 @@ if TYPE_CHECKING:
     from seqzoo.models.transformer import Transformer, TransformerConfig
 
 __all__ = [
+    'Bert',
+    'BertConfig',
+    'BertForPretraining',
+    'BertPretrainingConfig',
     'Captioner',
     'CaptionerConfig',
     'Dense',
@@ -30,6 +35,10 @@ __all__ = [
 ]
 
 _HOMES = {
+    'Bert': 'bert',
+    'BertConfig': 'bert',
+    'BertForPretraining': 'bert',
+    'BertPretrainingConfig': 'bert',
     'Captioner': 'captioner',
     'CaptionerConfig': 'captioner',
     'Dense': 'dense',

@@ -24,6 +24,7 @@ from seqzoo.parallel.rows import row_share
 from seqzoo.tasks.base import Batch, Decoding, Prediction, Runtime
 from seqzoo.tasks.sequence_search import causal_search, position_limit
 
+BLANK = '____'  # stands in a text for what a model is asked about
 _SHORTEST = 8  # tokens of the first bucket of prompts; each further one is twice as long
 
 _log = logging.getLogger('seqzoo.tasks')
@@ -34,7 +35,7 @@ class NextTokens:
     """What a model expects after a prompt.
 
     Attributes:
-        prompt: as it was given.
+        prompt: as it was given, with a `BLANK` where that is not its end.
         tokens: the most probable next tokens, as labels, in falling order.
         probabilities: of each, from 0 to 1.
     """
