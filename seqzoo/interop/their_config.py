@@ -13,17 +13,7 @@ CONFIG, GENERATION = 'config.json', 'generation_config.json'
 
 # Names, bookkeeping, training, and heads that the weights do not have.
 _SAYS_NOTHING = frozenset(
-    """
-    _attn_implementation_autoset _from_model_config _name_or_path _num_labels architectures
-    attn_implementation chunk_size_feed_forward classif_dropout classifier_dropout directionality
-    dtype finetuning_task gradient_checkpointing id2label init_std initializer_range label2id
-    language length_penalty max_length min_length model_type n_ctx n_special num_beams
-    num_labels output_attentions output_hidden_states output_past pooler_fc_size
-    pooler_num_attention_heads pooler_num_fc_layers pooler_size_per_head pooler_type predict_special_tokens
-    prefix problem_type return_dict summary_activation
-    summary_first_dropout summary_proj_to_labels summary_type summary_use_proj task_specific_params
-    tokenizer_class torch_dtype torchscript transformers_version use_bfloat16 use_cache
-    """.split()
+    ["_attn_implementation_autoset", "_from_model_config", "_name_or_path", "_num_labels", "architectures", "attn_implementation", "chunk_size_feed_forward", "classif_dropout", "classifier_dropout", "directionality", "dtype", "finetuning_task", "gradient_checkpointing", "id2label", "init_std", "initializer_range", "label2id", "language", "length_penalty", "max_length", "min_length", "model_type", "n_ctx", "n_special", "num_beams", "num_labels", "output_attentions", "output_hidden_states", "output_past", "pooler_fc_size", "pooler_num_attention_heads", "pooler_num_fc_layers", "pooler_size_per_head", "pooler_type", "predict_special_tokens", "prefix", "problem_type", "return_dict", "summary_activation", "summary_first_dropout", "summary_proj_to_labels", "summary_type", "summary_use_proj", "task_specific_params", "tokenizer_class", "torch_dtype", "torchscript", "transformers_version", "use_bfloat16", "use_cache"]
 )
 
 # What may be said only in these ways, for any model.

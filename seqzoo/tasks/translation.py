@@ -15,6 +15,7 @@ from seqzoo.data.bucketing import EvaluationPlan
 from seqzoo.data.corpora import Corpus, TextFiles
 from seqzoo.data.encoding import encode_cached, load_tokenizers, save_tokenizers
 from seqzoo.data.inspection import describe_batch
+from seqzoo.data.marian_tokenizer import MarianPieces
 from seqzoo.data.pipeline import (
     PairStores,
     batch_specs,
@@ -24,7 +25,6 @@ from seqzoo.data.pipeline import (
 )
 from seqzoo.data.text_files import ParallelText
 from seqzoo.data.token_store import TokenStore
-from seqzoo.data.marian_tokenizer import MarianPieces
 from seqzoo.data.tokenizers import (
     PieceTokenizer,
     TokenizerConfig,
