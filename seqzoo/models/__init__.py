@@ -7,6 +7,7 @@ if TYPE_CHECKING:
     from seqzoo.models.bert import Bert, BertConfig, BertForPretraining, BertPretrainingConfig
     from seqzoo.models.captioner import Captioner, CaptionerConfig
     from seqzoo.models.dense import Dense, DenseConfig
+    from seqzoo.models.gpt import GPT, GPTConfig
     from seqzoo.models.labeler import LabeledEncoder, LabelerConfig
     from seqzoo.models.recurrent_encoder import RecurrentEncoder, RecurrentEncoderConfig
     from seqzoo.models.recurrent_lm import RecurrentLM, RecurrentLMConfig
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from seqzoo.models.transformer import Transformer, TransformerConfig
 
 __all__ = [
+    'GPT',
     'Bert',
     'BertConfig',
     'BertForPretraining',
@@ -22,6 +24,7 @@ __all__ = [
     'CaptionerConfig',
     'Dense',
     'DenseConfig',
+    'GPTConfig',
     'LabeledEncoder',
     'LabelerConfig',
     'RecurrentEncoder',
@@ -43,6 +46,8 @@ _HOMES = {
     'CaptionerConfig': 'captioner',
     'Dense': 'dense',
     'DenseConfig': 'dense',
+    'GPT': 'gpt',
+    'GPTConfig': 'gpt',
     'LabeledEncoder': 'labeler',
     'LabelerConfig': 'labeler',
     'RecurrentEncoder': 'recurrent_encoder',
