@@ -84,7 +84,7 @@ def encode_cached(text: ParallelText, tokenizers: TokenizerPair, cache_dir: Path
 def make_text_tokenizer(
     lines: Lines, config: TextTokenizerConfig, cache_dir: Path
 ) -> TextTokenizer:
-    """The tokenizer of a training text: SentencePiece, WordPiece, byte pairs, or a closed vocabulary.
+    """The tokenizer of a training text, as the configuration has it.
 
     Raises:
         UserError: the text does not fit the configuration, or the tokenizer is not to be trained.
@@ -104,7 +104,7 @@ def make_text_tokenizer(
 
 
 def save_text_tokenizer(tokenizer: TextTokenizer, folder: Path) -> None:
-    """Writes `tokenizer.model`, `wordpiece.json`, `tokenizer.json` or `vocabulary.json` into a run."""
+    """Writes what `load_text_tokenizer` reads into a run."""
     if isinstance(tokenizer, SubwordTokenizer):
         tokenizer.save(folder)
         return

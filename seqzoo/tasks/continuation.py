@@ -165,7 +165,7 @@ def _batches(runtime: Runtime, prompts: list[_Prompt], rows: int) -> Iterator[St
     while buckets[-1] < max(map(len, tokens)):
         buckets.append(2 * buckets[-1])
     if (limit := position_limit(runtime.model)) is not None:
-        buckets = [length for length in buckets if length < limit] + [min(buckets[-1], limit)]
+        buckets = sorted({min(length, limit) for length in buckets})
     table = Columns({'tokens': Ragged.of(tokens)})
     config = BatchConfig(
         tokens=rows * buckets[-1],
