@@ -44,17 +44,20 @@ class _GPT(Family, abc.ABC):
 
     Attributes:
         kind: how their tokenizers are stored.
+        default_end: what `eos_token_id` is where `config.json` does not say it.
         must_be: what our configuration must say.
     """
 
     kind: ClassVar[Kind]
+    default_end: ClassVar[int | None] = None
     must_be: ClassVar[dict[str, Any]]
 
     def imported(self, theirs: TheirConfig, folder: Path) -> Imported:
         model: Any = self.model(theirs)
-        end = theirs.token('eos_token_id', model.vocab_size, self._default_end(model))
-        tokenizer = read_subwords(folder, self.kind, vocab_size=model.vocab_size, end_id=end)
-        decode = Decoding(method='greedy', banned=theirs.banned_tokens(model.vocab_size))
+        size = model.vocab_size
+        end = theirs.token('eos_token_id', size, self.default_end, beyond_is_none=True)
+        tokenizer = read_subwords(folder, self.kind, vocab_size=size, end_id=end)
+        decode = Decoding(method='greedy', banned=theirs.banned_tokens(size))
         beams = int(theirs.search_setting('num_beams', 1))
         notes = list(self._notes(theirs))
         if beams > 1:
@@ -62,19 +65,12 @@ class _GPT(Family, abc.ABC):
         length = min(_LONGEST_TRAINED, model.max_length)
         return Imported(
             model=model,
-            task=LanguageModeling(
-                tokenizer=ImportedSubwords(vocab_size=model.vocab_size), order='windows'
-            ),
+            task=LanguageModeling(tokenizer=ImportedSubwords(vocab_size=size), order='windows'),
             batch=BatchConfig(tokens=8 * length, max_length=length),
             decode=decode,
             prepared=PreparedText(tokenizer, {}, {}),
             notes=(*notes, *theirs.finish()),
         )
-
-    def _default_end(self, model: GPTConfig) -> int | None:
-        """What `eos_token_id` is where `config.json` does not say it."""
-        del model
-        return None
 
     def _notes(self, theirs: TheirConfig) -> Sequence[str]:
         """What is not taken over."""
@@ -119,6 +115,7 @@ class GPT2(_GPT):
 
     model_type = 'gpt2'
     kind = 'gpt2'
+    default_end = 50256
     must_be: ClassVar[dict[str, Any]] = {
         'norm': 'pre',
         'positions': 'learned',
@@ -147,10 +144,6 @@ class GPT2(_GPT):
             attention_dropout_rate=theirs.number('attn_pdrop', 0.1),
             **self.must_be,
         )
-
-    def _default_end(self, model: GPTConfig) -> int | None:
-        size = model.vocab_size
-        return 50256 if size is not None and size > 50256 else None
 
     def _notes(self, theirs: TheirConfig) -> Sequence[str]:
         return _one_dropout(theirs)
@@ -264,6 +257,7 @@ class GPTNeoX(_GPT):
 
     model_type = 'gpt_neox'
     kind = 'gpt_neox'
+    default_end = 2
     must_be: ClassVar[dict[str, Any]] = {
         'norm': 'pre',
         'positions': 'rotary',
@@ -295,10 +289,6 @@ class GPTNeoX(_GPT):
             attention_dropout_rate=theirs.number('attention_dropout', 0.0),
             **self.must_be,
         )
-
-    def _default_end(self, model: GPTConfig) -> int | None:
-        del model
-        return 2
 
     def links(self, model: GPTConfig) -> Sequence[Link]:
         at, depth = 'gpt_neox.layers.{}', model.num_layers

@@ -181,19 +181,25 @@ class TheirConfig:
         if value not in allowed:
             raise self.refuse(name, ' or '.join(map(json.dumps, allowed)))
 
-    def token(self, name: str, size: int, default: int | None = None) -> int | None:
+    def token(
+        self, name: str, size: int, default: int | None = None, *, beyond_is_none: bool = False
+    ) -> int | None:
         """The id of a special token, which `generation_config.json` may state too.
 
         Args:
             name: of the field.
             size: of the vocabulary.
             default: where neither file states it.
+            beyond_is_none: an id beyond the vocabulary, as small models have it that kept a
+                default, is none.
         """
         value = self._take(name, default)
         value = self._generation.get(name, value)
         if isinstance(value, list) and len(value) == 1:
             value = value[0]
-        if value is not None and (type(value) is not int or not 0 <= value < size):
+        if value is None or (beyond_is_none and type(value) is int and value >= size):
+            return None
+        if type(value) is not int or not 0 <= value < size:
             raise self.refuse(name, f'the id of one token, from 0 to {size - 1}', value)
         return value
 

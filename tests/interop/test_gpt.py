@@ -17,7 +17,7 @@ TEXT = [
     'whether it is nobler in the mind to suffer',
     "the slings and arrows of outrageous fortune; it's 42",
 ] * 3
-PROMPTS = ['to be or', '', 'Whether  it ½', 'mind 😀 日本 <|endoftext|> the', 'the ' * 20]
+PROMPTS = ['to be or', '', 'Whether  it ½', 'mind 😀 日本 <|endoftext|> the', 'the ' * 6]
 
 SIZES = {
     'gpt2': {'n_embd': 15, 'n_head': 3, 'n_layer': 3, 'n_inner': 22},
@@ -131,10 +131,14 @@ def test_a_run_continues_as_they_do_and_is_written_back(tmp_path, capsys, name):
         ids = tokenizer(prompt)['input_ids']
         assert len(own['source_tokens']) == len(ids)
         begin = ids or [0]  # an empty prompt begins behind the end of another text
-        with torch.no_grad():
-            output = theirs.generate(
-                torch.tensor([begin]), max_new_tokens=9, do_sample=False, pad_token_id=0
-            )[0]
+        prompt_ids = torch.tensor([begin])
+        output = theirs.generate(
+            prompt_ids,
+            attention_mask=torch.ones_like(prompt_ids),
+            max_new_tokens=9,
+            do_sample=False,
+            pad_token_id=0,
+        )[0]
         new = [i for i in output[len(begin) :].tolist() if i != theirs.config.eos_token_id]
         assert [_text(tokenizer, i) for i in new] == own['tokens']
     assert main(['export-weights', str(run), '--output', str(out)]) == 0
