@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from seqzoo.models.captioner import Captioner, CaptionerConfig
     from seqzoo.models.dense import Dense, DenseConfig
+    from seqzoo.models.gpt import GPT, GPTConfig
     from seqzoo.models.labeler import LabeledEncoder, LabelerConfig
     from seqzoo.models.recurrent_encoder import RecurrentEncoder, RecurrentEncoderConfig
     from seqzoo.models.recurrent_lm import RecurrentLM, RecurrentLMConfig
@@ -13,10 +14,12 @@ if TYPE_CHECKING:
     from seqzoo.models.transformer import Transformer, TransformerConfig
 
 __all__ = [
+    'GPT',
     'Captioner',
     'CaptionerConfig',
     'Dense',
     'DenseConfig',
+    'GPTConfig',
     'LabeledEncoder',
     'LabelerConfig',
     'RecurrentEncoder',
@@ -34,6 +37,8 @@ _HOMES = {
     'CaptionerConfig': 'captioner',
     'Dense': 'dense',
     'DenseConfig': 'dense',
+    'GPT': 'gpt',
+    'GPTConfig': 'gpt',
     'LabeledEncoder': 'labeler',
     'LabelerConfig': 'labeler',
     'RecurrentEncoder': 'recurrent_encoder',
