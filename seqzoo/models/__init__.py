@@ -4,6 +4,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from seqzoo.models.bert import Bert, BertConfig, BertForPretraining, BertPretrainingConfig
     from seqzoo.models.captioner import Captioner, CaptionerConfig
     from seqzoo.models.dense import Dense, DenseConfig
     from seqzoo.models.gpt import GPT, GPTConfig
@@ -15,6 +16,10 @@ if TYPE_CHECKING:
 
 __all__ = [
     'GPT',
+    'Bert',
+    'BertConfig',
+    'BertForPretraining',
+    'BertPretrainingConfig',
     'Captioner',
     'CaptionerConfig',
     'Dense',
@@ -33,6 +38,10 @@ __all__ = [
 ]
 
 _HOMES = {
+    'Bert': 'bert',
+    'BertConfig': 'bert',
+    'BertForPretraining': 'bert',
+    'BertPretrainingConfig': 'bert',
     'Captioner': 'captioner',
     'CaptionerConfig': 'captioner',
     'Dense': 'dense',

@@ -31,6 +31,7 @@ from seqzoo.models.base import (
     EncoderOutput,
     LabelingConfig,
     LabelOutput,
+    MaskedLMOutput,
     ModelConfig,
     Seq2Seq,
 )
@@ -130,11 +131,25 @@ def answer_in(module: nn.Module, variables: Any, output: Any) -> Any:
     return module.apply(variables, output.features, method='unembed')
 
 
+def of_the_row(output: Any) -> list[jax.Array]:
+    """What else is said about a row as a whole."""
+    found = []
+    if isinstance(output, EncoderOutput) and output.pooled is not None:
+        found.append(output.pooled)
+    if isinstance(output, MaskedLMOutput) and output.next_sentence is not None:
+        found.append(output.next_sentence)
+    return found
+
+
 @functools.partial(jax.jit, static_argnums=0)
 def gradients_of(config: ModelConfig, variables: Any, *inputs: Any) -> Any:
+    module = module_of(config)
+
     def loss(params: Any) -> jax.Array:
-        logits = logits_of(config, {**variables, 'params': params}, *inputs)
-        return jnp.square(jax.nn.log_softmax(logits)).mean()
+        given = {**variables, 'params': params}
+        output = module.apply(given, *inputs)
+        answers = [answer_in(module, given, output), *of_the_row(output)]
+        return sum(jnp.square(jax.nn.log_softmax(x)).mean() for x in answers)
 
     return jax.grad(loss)(variables['params'])
 
