@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from seqzoo.models.recurrent_lm import RecurrentLM, RecurrentLMConfig
     from seqzoo.models.recurrent_seq2seq import RecurrentSeq2Seq, RecurrentSeq2SeqConfig
     from seqzoo.models.transformer import Transformer, TransformerConfig
+    from seqzoo.models.transformer_encoder import TransformerEncoder, TransformerEncoderConfig
 
 __all__ = [
     'GPT',
@@ -35,6 +36,8 @@ __all__ = [
     'RecurrentSeq2SeqConfig',
     'Transformer',
     'TransformerConfig',
+    'TransformerEncoder',
+    'TransformerEncoderConfig',
 ]
 
 _HOMES = {
@@ -58,6 +61,8 @@ _HOMES = {
     'RecurrentSeq2SeqConfig': 'recurrent_seq2seq',
     'Transformer': 'transformer',
     'TransformerConfig': 'transformer',
+    'TransformerEncoder': 'transformer_encoder',
+    'TransformerEncoderConfig': 'transformer_encoder',
 }
 
 
