@@ -59,15 +59,17 @@ class LearnedPositions(nn.Module):
     Attributes:
         max_length: rows of the table.
         embed_dim: columns.
+        table_init: how it starts; by default normal with standard deviation `embed_dim ** -0.5`.
     """
 
     max_length: int
     embed_dim: int
+    table_init: nn.initializers.Initializer | None = None
 
     @nn.compact
     def __call__(self, positions: jax.Array) -> jax.Array:
         """`[...]` integers below `max_length` -> `[..., embed]` float32."""
-        init = nn.initializers.normal(self.embed_dim**-0.5)
+        init = self.table_init or nn.initializers.normal(self.embed_dim**-0.5)
         shape = (self.max_length, self.embed_dim)
         table = self.param('table', named(init, 'position', 'embed'), shape, jnp.float32)
         return jnp.take(table, positions, axis=0)
