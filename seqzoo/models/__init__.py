@@ -4,17 +4,28 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from seqzoo.models.bytenet import ByteNet, ByteNetConfig, ByteNetLM, ByteNetLMConfig
     from seqzoo.models.captioner import Captioner, CaptionerConfig
+    from seqzoo.models.conv_seq2seq import ConvS2S, ConvS2SConfig
     from seqzoo.models.dense import Dense, DenseConfig
     from seqzoo.models.labeler import LabeledEncoder, LabelerConfig
     from seqzoo.models.recurrent_encoder import RecurrentEncoder, RecurrentEncoderConfig
     from seqzoo.models.recurrent_lm import RecurrentLM, RecurrentLMConfig
     from seqzoo.models.recurrent_seq2seq import RecurrentSeq2Seq, RecurrentSeq2SeqConfig
+    from seqzoo.models.tcn import TCN, TCNConfig, TCNEncoder, TCNEncoderConfig
     from seqzoo.models.transformer import Transformer, TransformerConfig
+    from seqzoo.models.wavenet import WaveNet, WaveNetConfig
 
 __all__ = [
+    'TCN',
+    'ByteNet',
+    'ByteNetConfig',
+    'ByteNetLM',
+    'ByteNetLMConfig',
     'Captioner',
     'CaptionerConfig',
+    'ConvS2S',
+    'ConvS2SConfig',
     'Dense',
     'DenseConfig',
     'LabeledEncoder',
@@ -25,13 +36,24 @@ __all__ = [
     'RecurrentLMConfig',
     'RecurrentSeq2Seq',
     'RecurrentSeq2SeqConfig',
+    'TCNConfig',
+    'TCNEncoder',
+    'TCNEncoderConfig',
     'Transformer',
     'TransformerConfig',
+    'WaveNet',
+    'WaveNetConfig',
 ]
 
 _HOMES = {
+    'ByteNet': 'bytenet',
+    'ByteNetConfig': 'bytenet',
+    'ByteNetLM': 'bytenet',
+    'ByteNetLMConfig': 'bytenet',
     'Captioner': 'captioner',
     'CaptionerConfig': 'captioner',
+    'ConvS2S': 'conv_seq2seq',
+    'ConvS2SConfig': 'conv_seq2seq',
     'Dense': 'dense',
     'DenseConfig': 'dense',
     'LabeledEncoder': 'labeler',
@@ -42,8 +64,14 @@ _HOMES = {
     'RecurrentLMConfig': 'recurrent_lm',
     'RecurrentSeq2Seq': 'recurrent_seq2seq',
     'RecurrentSeq2SeqConfig': 'recurrent_seq2seq',
+    'TCN': 'tcn',
+    'TCNConfig': 'tcn',
+    'TCNEncoder': 'tcn',
+    'TCNEncoderConfig': 'tcn',
     'Transformer': 'transformer',
     'TransformerConfig': 'transformer',
+    'WaveNet': 'wavenet',
+    'WaveNetConfig': 'wavenet',
 }
 
 
