@@ -302,6 +302,18 @@ def _step(
     return _end(new, carry, control.keep), product.totals
 
 
+def _at(time: jax.Array, sequences: Arrays) -> Arrays:
+    """One step of `[length, ...]`."""
+    take = functools.partial(jax.lax.dynamic_index_in_dim, index=time, keepdims=False)
+    return {name: take(x) for name, x in sequences.items()}
+
+
+def _put(time: jax.Array, sequences: Arrays, step: Arrays) -> Arrays:
+    """`sequences` with one step replaced; in a loop that carries them nothing is copied."""
+    put = jax.lax.dynamic_update_index_in_dim
+    return {n: put(x, step[n].astype(x.dtype), time, axis=0) for n, x in sequences.items()}
+
+
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _scan(
     how: _How,
@@ -356,10 +368,12 @@ def _scan_backward(how: _How, saved: Any, gradient: tuple[jax.Array, Carry]) -> 
     d_outputs, d_last = gradient
     transposed = {name: jnp.swapaxes(kernel, -1, -2) for name, kernel in kernels.items()}
 
+    # Gradients are written over the totals that they belong to: one array where there were two.
     def body(state: Any, now: Any) -> tuple[Any, Any]:
-        d_new, d_vectors = state
-        d_output, carry, totals, free, control = now
+        d_new, d_vectors, whole = state  # gradients in the steps done, totals in those to come
+        time, d_output, carry, free, control = now
         d_new = {**d_new, 'h': d_new['h'] + d_output}
+        totals = _at(time, whole)
         taps = {name: jnp.zeros(x.shape, jnp.float32) for name, x in totals.items()}
 
         def again(
@@ -371,14 +385,14 @@ def _scan_backward(how: _How, saved: Any, gradient: tuple[jax.Array, Carry]) -> 
 
         _, vjp, values = jax.vjp(again, vectors, free, carry, taps, has_aux=True)
         more, d_free, d_carry, d_totals = vjp(d_new)
-        d_totals = {name: x.astype(totals[name].dtype) for name, x in d_totals.items()}
-        return (d_carry, jax.tree.map(jnp.add, d_vectors, more)), (d_totals, d_free, values)
+        d_vectors = jax.tree.map(jnp.add, d_vectors, more)
+        return (d_carry, d_vectors, _put(time, whole, d_totals)), (d_free, values)
 
     none = jax.tree.map(jnp.zeros_like, vectors)
-    (d_carry, d_vectors), (d_totals, d_inputs, values) = jax.lax.scan(
+    (d_carry, d_vectors, d_totals), (d_inputs, values) = jax.lax.scan(
         body,
-        (d_last, none),
-        (d_outputs, carries, totals, free, control),
+        (d_last, none, totals),
+        (jnp.arange(d_outputs.shape[0]), d_outputs, carries, free, control),
         reverse=not how.reverse,
         unroll=how.unroll,
     )
