@@ -23,6 +23,9 @@ from typing import Any, NamedTuple, Protocol
 import jax
 import jax.numpy as jnp
 
+from seqzoo.parallel.axes import target_platform
+from seqzoo.parallel.loops import loop_over
+
 Carry = dict[str, jax.Array]  # float32 [batch, ...]; 'h' is what a step gives out
 Arrays = dict[str, jax.Array]
 Product = Callable[[str, jax.Array], jax.Array]
@@ -87,8 +90,8 @@ _UNROLL = {'cpu': 1, 'gpu': 4, 'tpu': 4}
 
 
 def default_unroll() -> int:
-    """Steps per turn of the loop on the backend in use."""
-    return _UNROLL.get(jax.default_backend(), 1)
+    """Steps per turn of the loop on the devices that the program is for."""
+    return _UNROLL.get(target_platform(), 1)
 
 
 def time_scan(
@@ -175,7 +178,8 @@ def in_chunks(
     whole = jax.tree.map(lambda x: x[first:second], sequences)
     left_over = jax.tree.map(lambda x: x[:first] if reverse else x[second:], sequences)
     chunks = jax.tree.map(lambda x: x.reshape(-1, steps, *x.shape[1:]), whole)
-    carry, outputs = jax.lax.scan(body, carry, chunks, reverse=reverse)
+    with loop_over('time_scan'):
+        carry, outputs = jax.lax.scan(body, carry, chunks, reverse=reverse)
     outputs = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), outputs)
     if rest:
         carry, more = jax.checkpoint(body)(carry, left_over)
@@ -323,7 +327,8 @@ def _scan(
     if {x.shape[0] for x in jax.tree.leaves(now)} == {1}:  # decoding: no loop around one step
         last, output = body(carry, jax.tree.map(lambda x: x[0], now))
         return output[None], last
-    last, outputs = jax.lax.scan(body, carry, now, reverse=how.reverse, unroll=how.unroll)
+    with loop_over('time_scan'):
+        last, outputs = jax.lax.scan(body, carry, now, reverse=how.reverse, unroll=how.unroll)
     return outputs, last
 
 
@@ -342,9 +347,10 @@ def _scan_forward(
         new, totals = _step(how, terms, carry, *now)
         return new, (new['h'], carry, totals)
 
-    last, (outputs, carries, totals) = jax.lax.scan(
-        body, carry, (inputs, control), reverse=how.reverse, unroll=how.unroll
-    )
+    with loop_over('time_scan'):
+        last, (outputs, carries, totals) = jax.lax.scan(
+            body, carry, (inputs, control), reverse=how.reverse, unroll=how.unroll
+        )
     # Of an input that was added to a product, only the width and the dtype matter from here on.
     shadows = {name: jnp.zeros((0, x.shape[-1]), x.dtype) for name, x in inputs.items()}
     free = _unattached(inputs, kernels)
@@ -375,13 +381,14 @@ def _scan_backward(how: _How, saved: Any, gradient: tuple[jax.Array, Carry]) -> 
         return (d_carry, jax.tree.map(jnp.add, d_vectors, more)), (d_totals, d_free, values)
 
     none = jax.tree.map(jnp.zeros_like, vectors)
-    (d_carry, d_vectors), (d_totals, d_inputs, values) = jax.lax.scan(
-        body,
-        (d_last, none),
-        (d_outputs, carries, totals, free, control),
-        reverse=not how.reverse,
-        unroll=how.unroll,
-    )
+    with loop_over('time_scan'):
+        (d_carry, d_vectors), (d_totals, d_inputs, values) = jax.lax.scan(
+            body,
+            (d_last, none),
+            (d_outputs, carries, totals, free, control),
+            reverse=not how.reverse,
+            unroll=how.unroll,
+        )
     d_kernels = {k: _kernel_gradient(values[k], d_totals[k], kernels[k]) for k in kernels}
     for name, shadow in shadows.items():
         if name in kernels:

@@ -31,6 +31,7 @@ from seqzoo.optimization.losses import smoothed_cross_entropy
 from seqzoo.parallel.mesh import row_shards
 from seqzoo.parallel.rows import row_share
 from seqzoo.tasks.base import Batch, Decoding, Losses, Prediction, Prepared, Runtime, Sums, Task
+from seqzoo.tasks.sequence_search import SpecialTokens, seq2seq_search
 from seqzoo.tasks.translate import translate, within_positions
 
 
@@ -166,6 +167,19 @@ class Translation(Task):
     def plan(self, prepared: Prepared, batch: BatchConfig, seed: int) -> Any:
         source, target = _stores(prepared, 'train')
         return make_plan(source.lengths, target.lengths, batch, seed=seed)
+
+    def nominal_plan(self, batch: BatchConfig) -> Any:
+        lengths = np.arange(1, batch.max_length)
+        return make_plan(lengths, lengths, batch)
+
+    def nominal_search(
+        self, model: nn.Module, config: ModelConfig, batch: BatchConfig, decoding: Decoding
+    ) -> tuple[Callable[[Any, Batch], Any], Mapping[str, ArraySpec]]:
+        marks = (Tokenizer.bos_id, Tokenizer.eos_id, Tokenizer.pad_id)
+        special = SpecialTokens(*marks, vocab_size=config.vocab_size)  # type: ignore[attr-defined]
+        wide = ArraySpec((decoding.rows, batch.max_length))
+        specs = {'source': wide, 'source_segments': wide, 'rows': ArraySpec((decoding.rows,))}
+        return seq2seq_search(model, decoding, special, batch.max_length), specs
 
     def batches(
         self,
