@@ -122,7 +122,7 @@ def render(result: dict[str, Any]) -> str:
         )
         parts.append(
             f'each step of the search moves {moved / MIB:,.1f} MiB on a device: at best '
-            f'{1e6 * seconds:,.0f} us (estimate: bytes / bandwidth)'
+            f'{1e6 * seconds:,.1f} us (estimate: bytes / bandwidth)'
         )
     parts += [f'warning: {warning}' for warning in result.get('warnings', [])]
     return '\n\n'.join(part for part in parts if part)
