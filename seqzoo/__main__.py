@@ -30,6 +30,8 @@ COMMANDS = {
     'predict': 'predict',
     'score': 'score',
     'plot': 'plot',
+    'import-weights': 'import_weights',
+    'export-weights': 'export_weights',
     'doctor': 'doctor',
 }
 
@@ -166,7 +168,7 @@ def _no_command(words: list[str]) -> int:
 
 
 def _help() -> str:
-    lines = [f'  {name:<13} {load_command(name).summary}' for name in COMMANDS]
+    lines = [f'  {name:<14} {load_command(name).summary}' for name in COMMANDS]
     return _HELP.format(commands='\n'.join(lines))
 
 

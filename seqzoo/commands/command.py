@@ -146,7 +146,8 @@ def add_config(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         'config',
         metavar='CONFIG',
-        help='a name that `seqzoo list` shows, NAME:VARIANT, or the path of a .py file',
+        help='a name that `seqzoo list` shows, NAME:VARIANT, the path of a .py file, or of the '
+        'experiment.json of a run',
     )
 
 

@@ -96,6 +96,7 @@ def splash_attention(
     query_segments: jax.Array | None,
     key_segments: jax.Array | None,
     causal: bool,
+    band: int | None = None,
 ) -> jax.Array:
     """`dot_product_attention` by the Pallas kernel of TPUs; shapes as there.
 
@@ -107,7 +108,7 @@ def splash_attention(
 
     def local(place: Place, **arrays: jax.Array) -> jax.Array:
         del place
-        return _splash_on_one_device(**arrays, causal=causal)
+        return _splash_on_one_device(**arrays, causal=causal, band=band)
 
     arrays = {
         'query': query,
@@ -126,6 +127,7 @@ def _splash_on_one_device(
     query_segments: jax.Array,
     key_segments: jax.Array,
     causal: bool,
+    band: int | None,
 ) -> jax.Array:
     # Imported here: Pallas takes a while, and most processes never need it.
     from jax.experimental.pallas.ops.tpu.splash_attention import (
@@ -141,7 +143,10 @@ def _splash_on_one_device(
         q=_pad(query_segments, 1, _PADDING_SEGMENT), kv=_pad(key_segments, 1, _PADDING_SEGMENT)
     )
     shape = (q.shape[2], k.shape[2])
-    one_head = masks.CausalMask(shape) if causal else masks.FullMask(shape)
+    if band is not None:
+        one_head = masks.LocalMask(shape, (band - 1, 0), 0)
+    else:
+        one_head = masks.CausalMask(shape) if causal else masks.FullMask(shape)
     kernel = kernels.make_splash_mha_single_device(
         mask=masks.MultiHeadMask([one_head] * heads), block_sizes=_block_sizes(*shape)
     )

@@ -41,6 +41,19 @@ class SpelledWords:
     characters: jax.Array
 
 
+@flax.struct.dataclass
+class TypedTokens:
+    """Tokens of one sentence or of two, which stand in one row.
+
+    Attributes:
+        tokens: `[batch, length]` int32.
+        token_types: `[batch, length]` int32, 0 in the first sentence and 1 in the second.
+    """
+
+    tokens: jax.Array
+    token_types: jax.Array
+
+
 @dataclass(frozen=True, kw_only=True)
 class Inputs(abc.ABC):
     """How the input enters a network. Sizes that are `None` the data fills in."""

@@ -4,8 +4,10 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from seqzoo.models.bert import Bert, BertConfig, BertForPretraining, BertPretrainingConfig
     from seqzoo.models.captioner import Captioner, CaptionerConfig
     from seqzoo.models.dense import Dense, DenseConfig
+    from seqzoo.models.gpt import GPT, GPTConfig
     from seqzoo.models.labeler import LabeledEncoder, LabelerConfig
     from seqzoo.models.recurrent_encoder import RecurrentEncoder, RecurrentEncoderConfig
     from seqzoo.models.recurrent_lm import RecurrentLM, RecurrentLMConfig
@@ -13,10 +15,16 @@ if TYPE_CHECKING:
     from seqzoo.models.transformer import Transformer, TransformerConfig
 
 __all__ = [
+    'GPT',
+    'Bert',
+    'BertConfig',
+    'BertForPretraining',
+    'BertPretrainingConfig',
     'Captioner',
     'CaptionerConfig',
     'Dense',
     'DenseConfig',
+    'GPTConfig',
     'LabeledEncoder',
     'LabelerConfig',
     'RecurrentEncoder',
@@ -30,10 +38,16 @@ __all__ = [
 ]
 
 _HOMES = {
+    'Bert': 'bert',
+    'BertConfig': 'bert',
+    'BertForPretraining': 'bert',
+    'BertPretrainingConfig': 'bert',
     'Captioner': 'captioner',
     'CaptionerConfig': 'captioner',
     'Dense': 'dense',
     'DenseConfig': 'dense',
+    'GPT': 'gpt',
+    'GPTConfig': 'gpt',
     'LabeledEncoder': 'labeler',
     'LabelerConfig': 'labeler',
     'RecurrentEncoder': 'recurrent_encoder',

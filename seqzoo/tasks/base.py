@@ -69,6 +69,7 @@ class Decoding:
         n_best: how many outputs per input are returned.
         rows: inputs decoded at a time.
         seed: of sampling.
+        banned: ids that are never chosen; some checkpoints ban their filling.
     """
 
     method: Literal['beam', 'greedy', 'sample'] = 'beam'
@@ -82,6 +83,7 @@ class Decoding:
     n_best: int = 1
     rows: int = 64
     seed: int = 0
+    banned: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         if self.method not in ('beam', 'greedy', 'sample'):

@@ -104,7 +104,7 @@ class Captioning(ColumnTask):
     def loss(
         self, model: nn.Module, variables: Any, batch: Batch, carry: Any, *, key: jax.Array | None
     ) -> tuple[Losses, Any]:
-        logits = forced_logits(model, variables, _pair(batch), key)
+        logits = forced_logits(model, variables, _pair(batch), key, begin_id=BEGIN)
         per_token: Any = smoothed_cross_entropy(logits, batch['caption'])
         nll = per_token[0]
         mask = batch['segments'].astype(jnp.float32)
@@ -115,7 +115,7 @@ class Captioning(ColumnTask):
     # Evaluation and prediction
 
     def answers(self, model: nn.Module, variables: Any, batch: Batch) -> Answers:
-        logits = forced_logits(model, variables, _pair(batch))
+        logits = forced_logits(model, variables, _pair(batch), begin_id=BEGIN)
         per_token: Any = smoothed_cross_entropy(logits, batch['caption'])
         return Answers(positions={'nll': per_token[1]})
 

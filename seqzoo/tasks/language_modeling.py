@@ -96,7 +96,7 @@ class LanguageModeling(Task):
 
     Attributes:
         corpus: where the text comes from.
-        tokenizer: a closed vocabulary of characters or words, or SentencePiece.
+        tokenizer: a closed vocabulary of characters or words, byte pairs, or SentencePiece.
         order: `'streams'` carries the state from batch to batch, `'windows'` are shuffled and begin
             anew each.
         random_offset: begin every epoch at another token.

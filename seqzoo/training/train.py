@@ -36,6 +36,7 @@ from seqzoo.training.run import (
     local_folder,
     newest_checkpoint,
     refuse_differences,
+    refuse_imported,
     refuse_other_data,
     save_experiment,
     save_prepared,
@@ -172,6 +173,7 @@ def _checked(
     changed = []
     resolved = replace(experiment, model=experiment.task.resolve(experiment.model, prepared))
     if not is_new:
+        refuse_imported(run)
         changed = refuse_differences(load_experiment_of(run), resolved, run)
         refuse_other_data(prepared, run)
     _refuse_idle_steps(experiment)
