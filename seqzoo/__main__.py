@@ -24,6 +24,7 @@ COMMANDS = {
     'show': 'show',
     'data prepare': 'data_prepare',
     'data show': 'data_show',
+    'compile': 'compile',
     'train': 'train',
     'evaluate': 'evaluate',
     'predict': 'predict',

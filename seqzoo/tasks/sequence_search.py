@@ -194,9 +194,7 @@ def _run(
 def _without(step: BeamStep, banned: tuple[int, ...]) -> BeamStep:
     """A step that gives some tokens no probability."""
 
-    def restricted(
-        tokens: jax.Array, parents: jax.Array, cache: Cache
-    ) -> tuple[jax.Array, Cache]:
+    def restricted(tokens: jax.Array, parents: jax.Array, cache: Cache) -> tuple[jax.Array, Cache]:
         logits, cache = step(tokens, parents, cache)
         return logits.astype(jnp.float32).at[..., jnp.asarray(banned)].set(-jnp.inf), cache
 

@@ -25,6 +25,7 @@ from seqzoo.data.pipeline import (
 )
 from seqzoo.data.text_files import ParallelText
 from seqzoo.data.token_store import TokenStore
+from seqzoo.data.tokenizer_training import END, PAD
 from seqzoo.data.tokenizers import (
     PieceTokenizer,
     TokenizerConfig,
@@ -37,6 +38,7 @@ from seqzoo.optimization.losses import smoothed_cross_entropy
 from seqzoo.parallel.mesh import row_shards
 from seqzoo.parallel.rows import row_share
 from seqzoo.tasks.base import Batch, Decoding, Losses, Prediction, Prepared, Runtime, Sums, Task
+from seqzoo.tasks.sequence_search import SpecialTokens, seq2seq_search
 from seqzoo.tasks.translate import translate, within_positions
 
 
@@ -177,6 +179,19 @@ class Translation(Task):
     def plan(self, prepared: Prepared, batch: BatchConfig, seed: int) -> Any:
         source, target = _stores(prepared, 'train')
         return make_plan(source.lengths, target.lengths, batch, seed=seed)
+
+    def nominal_plan(self, batch: BatchConfig) -> Any:
+        lengths = np.arange(1, batch.max_length)
+        return make_plan(lengths, lengths, batch)
+
+    def nominal_search(
+        self, model: nn.Module, config: ModelConfig, batch: BatchConfig, decoding: Decoding
+    ) -> tuple[Callable[[Any, Batch], Any], Mapping[str, ArraySpec]]:
+        vocab_size: int = config.vocab_size  # type: ignore[attr-defined]
+        special = SpecialTokens(self.tokenizer.begin_id, END, PAD, vocab_size)
+        wide = ArraySpec((decoding.rows, batch.max_length))
+        specs = {'source': wide, 'source_segments': wide, 'rows': ArraySpec((decoding.rows,))}
+        return seq2seq_search(model, decoding, special, batch.max_length), specs
 
     def batches(
         self,
