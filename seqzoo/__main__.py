@@ -29,6 +29,7 @@ COMMANDS = {
     'predict': 'predict',
     'score': 'score',
     'plot': 'plot',
+    'bench': 'bench',
     'doctor': 'doctor',
 }
 

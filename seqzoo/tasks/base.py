@@ -253,6 +253,16 @@ class Task(abc.ABC):
     def plan(self, prepared: Prepared, batch: BatchConfig, seed: int) -> Any:
         """The batch plan of the training split."""
 
+    def nominal_plan(self, batch: BatchConfig, seed: int) -> Any:
+        """A plan of full batches as `plan` makes them, for measuring where there is no data.
+
+        Raises:
+            UserError: the data alone says what a batch is.
+        """
+        raise UserError(
+            f'The batches of {self.data_name} are known only from its data; give --data-dir.'
+        )
+
     @abc.abstractmethod
     def batches(
         self,

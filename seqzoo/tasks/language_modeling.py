@@ -162,8 +162,15 @@ class LanguageModeling(Task):
         return resolved
 
     def plan(self, prepared: Prepared, batch: BatchConfig, seed: int) -> TextPlan:
+        return self._plan(len(_stores(prepared)['train'].ids), batch, seed)
+
+    def nominal_plan(self, batch: BatchConfig, seed: int) -> TextPlan:
+        """As for a text of two batches."""
+        return self._plan(2 * batch.tokens + batch.max_length, batch, seed)
+
+    def _plan(self, num_tokens: int, batch: BatchConfig, seed: int) -> TextPlan:
         return TextPlan(
-            len(_stores(prepared)['train'].ids),
+            num_tokens,
             batch,
             order=self.order,
             random_offset=self.random_offset,

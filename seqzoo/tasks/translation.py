@@ -167,6 +167,11 @@ class Translation(Task):
         source, target = _stores(prepared, 'train')
         return make_plan(source.lengths, target.lengths, batch, seed=seed)
 
+    def nominal_plan(self, batch: BatchConfig, seed: int) -> Any:
+        """Every sentence has `batch.max_length` tokens, its end marker among them."""
+        lengths = np.full(batch.tokens // batch.max_length, batch.max_length - 1, np.int32)
+        return make_plan(lengths, lengths, batch, seed=seed)
+
     def batches(
         self,
         prepared: Prepared,
