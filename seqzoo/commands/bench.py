@@ -113,7 +113,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.merge:
         if arguments.config or arguments.overrides:
             raise UserError(
-                '--merge joins results as they are; leave configuration and options out'
+                '--merge joins results as they are; leave CONFIG and its options out'
             )
         from seqzoo.analysis.scaling import merged
 
