@@ -32,6 +32,7 @@ COMMANDS = {
     'plot': 'plot',
     'import-weights': 'import_weights',
     'export-weights': 'export_weights',
+    'bench': 'bench',
     'doctor': 'doctor',
 }
 
