@@ -28,6 +28,7 @@ COMMANDS = {
     'evaluate': 'evaluate',
     'predict': 'predict',
     'score': 'score',
+    'audit': 'audit',
     'plot': 'plot',
     'doctor': 'doctor',
 }

@@ -12,6 +12,7 @@ from typing import Any
 import jax
 from jax.extend import core
 
+from seqzoo.models.base import ModelConfig
 from seqzoo.models.flops import Flops, matmul_flops
 
 # Dense bfloat16 operations per second of one JAX device, from the vendors' data sheets. A TPU v2,
@@ -41,6 +42,20 @@ def traced_flops(function: Callable[..., Any], *args: Any) -> int:
     charged once. Fused kernels (Pallas, cuDNN) are opaque and count 0.
     """
     return _jaxpr_flops(jax.make_jaxpr(function)(*args).jaxpr)
+
+
+def forward_flops(model: ModelConfig, batch: int, length: int) -> int:
+    """Operations of one forward pass of a model without a formula, logits included, by tracing."""
+    module = model.build()
+
+    def forward(module: Any, *inputs: Any) -> Any:
+        output = module(*inputs)
+        return module.unembed(output.features) if hasattr(module, 'unembed') else output
+
+    small = model.example_inputs()
+    variables = jax.eval_shape(lambda key: module.init(key, *small), jax.random.key(0))
+    inputs = jax.eval_shape(lambda: model.example_inputs(batch, length))
+    return traced_flops(lambda v, x: module.apply(v, *x, method=forward), variables, inputs)
 
 
 def model_flops_utilization(

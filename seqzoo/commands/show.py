@@ -22,7 +22,7 @@ examples:
 def run(arguments: argparse.Namespace) -> int:
     """Prints the resolved experiment."""
     experiment = load_config(arguments.config, arguments.overrides)
-    from seqzoo.analysis.flops import humanize, render_flops
+    from seqzoo.analysis.flops import forward_flops, humanize, render_flops
     from seqzoo.analysis.parameters import parameter_table, render_parameter_table
 
     model = experiment.nominal_model()
@@ -31,7 +31,7 @@ def run(arguments: argparse.Namespace) -> int:
     batch_rows = max(experiment.batch.tokens // experiment.batch.max_length, 1)
     parts = model.flops(batch_rows, experiment.batch.max_length)
     flops = 3 * (
-        _forward_flops(model, batch_rows, experiment.batch.max_length)
+        forward_flops(model, batch_rows, experiment.batch.max_length)
         if parts is None
         else parts.forward
     )
@@ -67,24 +67,6 @@ def _option_table(experiment: Any) -> str:
             value = 'none' if option.value is None else str(option.value)
             rows.append(('--' + option.path.replace('_', '-'), value, option.type))
     return table(rows)
-
-
-def _forward_flops(model: Any, batch: int, length: int) -> int:
-    """Operations of one forward pass, logits included, over the longest batch of a run."""
-    import jax
-
-    from seqzoo.analysis.flops import traced_flops
-
-    module = model.build()
-
-    def forward(module: Any, *inputs: Any) -> Any:
-        output = module(*inputs)
-        return module.unembed(output.features) if hasattr(module, 'unembed') else output
-
-    small = model.example_inputs()
-    variables = jax.eval_shape(lambda key: module.init(key, *small), jax.random.key(0))
-    inputs = jax.eval_shape(lambda: model.example_inputs(batch, length))
-    return traced_flops(lambda v, x: module.apply(v, *x, method=forward), variables, inputs)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

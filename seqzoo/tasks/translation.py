@@ -33,6 +33,8 @@ from seqzoo.parallel.rows import row_share
 from seqzoo.tasks.base import Batch, Decoding, Losses, Prediction, Prepared, Runtime, Sums, Task
 from seqzoo.tasks.translate import translate, within_positions
 
+_SENTENCE = 32  # pieces of a sentence of news and its end mark, on either side
+
 
 @dataclass(frozen=True)
 class PreparedTranslation(Prepared):
@@ -103,6 +105,9 @@ class Translation(Task):
         if getattr(model, 'source_vocab_size', 0) is None and self.tokenizer.source_vocab_size:
             return replace(model, source_vocab_size=self.tokenizer.source_vocab_size)  # type: ignore[call-arg]
         return model
+
+    def nominal_length(self, batch: BatchConfig) -> int:
+        return min(batch.max_length, _SENTENCE)
 
     @property
     def best_metric(self) -> tuple[str, str]:
