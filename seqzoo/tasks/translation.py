@@ -144,9 +144,12 @@ class Translation(Task):
             raise ValueError('a tokenizer is learnt from the training split or loaded from a run')
         encoded = {}
         for split, text in texts.items():
-            encoded[split] = encode_cached(text, tokenizers, cache_dir)
             announce(_describe(split, text))
-        announce(f'vocabulary: {tokenizers.target.vocab_size:,} pieces ({self.tokenizer.kind})')
+            encoded[split] = encode_cached(text, tokenizers, cache_dir, announce=announce)
+        announce(
+            f'vocabulary: {tokenizers.target.vocab_size:,} pieces ({self.tokenizer.kind})'
+            f'{_sampled(tokenizers.target)}'
+        )
         return PreparedTranslation(tokenizers, encoded, texts)
 
     def resolve(self, model: ModelConfig, prepared: Prepared) -> ModelConfig:
@@ -360,6 +363,14 @@ def _stores(prepared: Prepared, split: str) -> tuple[TokenStore, TokenStore]:
     assert isinstance(prepared, PreparedTranslation)
     pairs = prepared.splits[split]
     return pairs.source, pairs.target
+
+
+def _sampled(tokenizer: Any) -> str:
+    """From which part of the text a tokenizer has learnt, where that is not all."""
+    lines, of = getattr(tokenizer, 'learnt_from', None) or (0, 0)
+    if lines >= of:
+        return ''
+    return f', learnt from {lines:,} of {of:,} lines, drawn evenly (a paper means all of them)'
 
 
 def _describe(split: str, text: ParallelText) -> str:
