@@ -160,6 +160,7 @@ def watch(command: list[str], *, kill_after: float | None = None) -> dict[str, A
         peak_shared_once = max(peak_shared_once, sum(size[1] for size in sizes))
         time.sleep(0.25)
     reader.join(timeout=10)
+    process.stdout.close()
     return {
         'status': process.returncode,
         'seconds': round(time.monotonic() - began, 1),

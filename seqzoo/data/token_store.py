@@ -22,7 +22,7 @@ import numpy as np
 from seqzoo.errors import UserError
 
 _WRITE_AT_ONCE = 1 << 20  # ids held back before they go to disk
-_NOTE_EVERY = 1 << 25  # ids between two notes of how far the writing is
+_NOTE_EVERY = 1 << 23  # ids between two notes of how far the writing is
 _PROGRESS = 'progress.json'
 _HEADER_BYTES = 128  # of a .npy file, as `_write_header` writes it
 

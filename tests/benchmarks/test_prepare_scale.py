@@ -1,15 +1,16 @@
 """The measurement of preparing a corpus, at the size of a toy."""
 
 import sys
-from pathlib import Path
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parents[2] / 'benchmarks'))
-import prepare_scale
+
+@pytest.fixture(scope='module')
+def prepare_scale(benchmark_program):
+    return benchmark_program('prepare_scale')
 
 
-def test_the_corpus_is_parallel_and_follows_zipfs_law(tmp_path):
+def test_the_corpus_is_parallel_and_follows_zipfs_law(prepare_scale, tmp_path):
     size = prepare_scale.generate(tmp_path, 300)
     sides = [(tmp_path / f'train.{x}').read_text('utf-8').splitlines() for x in ('en', 'de')]
     assert [len(side) for side in sides] == [300, 300]
@@ -21,8 +22,9 @@ def test_the_corpus_is_parallel_and_follows_zipfs_law(tmp_path):
     assert counts[0] > 10 * counts[len(counts) // 2]
 
 
-def test_memory_of_a_tree_of_processes_is_seen():
-    program = 'import subprocess, sys; subprocess.run([sys.executable, "-c", "import time; time.sleep(1)"])'
+def test_memory_of_a_tree_of_processes_is_seen(prepare_scale):
+    sleep = 'import time; time.sleep(1)'
+    program = f'import subprocess, sys; subprocess.run([sys.executable, "-c", "{sleep}"])'
     found = prepare_scale.watch([sys.executable, '-c', program])
     assert found['status'] == 0
     assert found['processes'] == 2
@@ -32,7 +34,7 @@ def test_memory_of_a_tree_of_processes_is_seen():
 
 
 @pytest.mark.slow
-def test_a_corpus_is_prepared_and_measured(tmp_path, capsys):
+def test_a_corpus_is_prepared_and_measured(prepare_scale, tmp_path, capsys):
     found = prepare_scale.main(
         [
             '--pairs',
