@@ -49,7 +49,9 @@ def experiment() -> Experiment:
             steps=6 * EPOCH, evaluate_every=EPOCH, checkpoint_every=3 * EPOCH, early_stopping=4
         ),
         published=Published(
-            paper='Kim 2014', result='76.1 % without other text (CNN-rand), ten-fold'
+            paper='Kim 2014',
+            result='76.1 % without other text (CNN-rand), ten-fold',
+            source='memory',
         ),
     )
 

@@ -229,6 +229,10 @@ class Task(abc.ABC):
             return model
         return replace(model, vocab_size=self.nominal_vocab_size)  # type: ignore[call-arg]
 
+    def nominal_length(self, batch: BatchConfig) -> int:
+        """How long a sequence is before any data has been seen, for estimates: the longest."""
+        return batch.max_length
+
     @property
     @abc.abstractmethod
     def best_metric(self) -> tuple[str, str]:
