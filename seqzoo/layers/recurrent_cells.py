@@ -91,6 +91,14 @@ class Cell(abc.ABC):
         return ('gates',)
 
     @property
+    def reads_inside(self) -> bool:
+        """Whether a part of the input may become known in the step itself: `x W` of an
+        `input_kernel` `[in, gates, hidden]` is then added, column by column, to the products that
+        read `h`, and is used nowhere else.
+        """
+        return False
+
+    @property
     def recurrent_kernels(self) -> tuple[str, ...]:
         """The parameters that drop-connect acts on."""
         return ('recurrent_kernel',)
@@ -163,6 +171,10 @@ class Elman(Cell):
         if self.activation not in ('tanh', 'relu'):
             raise ConfigError(f'activation is {self.activation!r}: choose tanh or relu')
 
+    @property
+    def reads_inside(self) -> bool:
+        return True
+
     def weights(self, input_dim: int) -> dict[str, Weight]:
         hidden = self.hidden_dim
         return {
@@ -229,6 +241,10 @@ class LSTM(Cell):
     def output_dim(self) -> int:
         """Width of `h`."""
         return self.projection_dim or self.hidden_dim
+
+    @property
+    def reads_inside(self) -> bool:
+        return not self.layer_norm
 
     def initial_carry(self, batch: int) -> Carry:
         cell = jnp.zeros((batch, self.hidden_dim), jnp.float32)
@@ -351,6 +367,10 @@ class GRU(Cell):
     @property
     def recurrent_products(self) -> tuple[str, ...]:
         return ('gates',) if self.reset == 'after' else ('gates', 'candidate')
+
+    @property
+    def reads_inside(self) -> bool:
+        return self.reset == 'before'
 
     def weights(self, input_dim: int) -> dict[str, Weight]:
         hidden, names, zeros = self.hidden_dim, ('gates', 'hidden'), nn.initializers.zeros
