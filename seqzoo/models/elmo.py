@@ -40,7 +40,6 @@ from seqzoo.models.base import (
     EncoderConfig,
     EncoderOutput,
     LMOutput,
-    ModelConfig,
 )
 from seqzoo.models.flops import Flops, inputs_flops, logits_flops, recurrent_flops
 from seqzoo.models.recurrent_encoder import last_state
@@ -170,13 +169,8 @@ class BiLMPretrainingConfig(BidirectionalLMConfig):
 
     @property
     def backbone(self) -> tuple[str, ...]:
-        """Where the parameters stand that other networks take over."""
+        """Where the parameters stand that other networks take over, and their configuration."""
         return ('bilm',)
-
-    @property
-    def backbone_config(self) -> ModelConfig:
-        """The configuration of that part."""
-        return self.bilm
 
     def build(self) -> 'BiLMForPretraining':
         """The module. Raises `ConfigError` while `vocab_size` is open."""
@@ -286,13 +280,8 @@ class ElmoConfig(EncoderConfig):
 
     @property
     def backbone(self) -> tuple[str, ...]:
-        """Where the parameters stand that come from another run."""
+        """Where the parameters stand that come from another run, and their configuration."""
         return ('bilm',)
-
-    @property
-    def backbone_config(self) -> ModelConfig:
-        """The configuration of that part."""
-        return self.bilm
 
     def build(self) -> 'Elmo':
         """The module. Raises `ConfigError` while a size is open."""

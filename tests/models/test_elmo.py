@@ -1,5 +1,7 @@
 """ELMo: the paper's size, and its equations against torch's convolutions and projected LSTMs."""
 
+from dataclasses import replace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,6 +14,7 @@ from seqzoo.layers.recurrent import RecurrentConfig, RecurrentLayer
 from seqzoo.layers.recurrent_cells import LSTM
 from seqzoo.layers.spelling import ByteSpelling, WithBytes
 from seqzoo.models.elmo import BiLMConfig, BiLMPretrainingConfig, ElmoConfig, ScalarMix
+from seqzoo.models.labeler import LabelerConfig
 
 BYTES, KEY, WORDS = 50, jax.random.key(0), jax.ShapeDtypeStruct((1, 2, 50), jnp.int32)
 WIDE = LSTM(hidden_dim=500)
@@ -175,6 +178,22 @@ def test_a_frozen_bilm_gets_no_gradient_and_drops_nothing(network):
     assert not any(np.any(leaf) for leaf in jax.tree.leaves(found['bilm']))
     assert np.all(np.abs(found['mix']['weights']) > 0)
     assert np.abs(found['mix']['gamma']) > 0
+
+
+def test_what_pretraining_leaves_fits_below_a_labeler():
+    small = BiLMConfig.tiny()
+    lower = BiLMPretrainingConfig(bilm=small, vocab_size=13)
+    upper = LabelerConfig(encoder=replace(ElmoConfig.tiny(), bilm=small), num_outputs=2)
+    assert upper.backbone == ('encoder', 'bilm')
+    found = []
+    for config in (lower, upper):
+        shapes = jax.eval_shape(config.build().init, KEY, *config.example_inputs())['params']
+        part = config
+        for name in config.backbone:
+            shapes, part = shapes[name], getattr(part, name)
+        assert part == small
+        found.append(jax.tree.map(lambda x: x.shape, meta.unbox(shapes)))
+    assert found[0] == found[1]
 
 
 @pytest.mark.parametrize(
