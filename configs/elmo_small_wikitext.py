@@ -4,12 +4,12 @@ Two layers in each direction, 256 units projected to 96. The other configuration
 (`bilstm_tagger_ud_ewt:elmo`, `bilstm_rt_polarity:elmo`) take this one's biLM: train it first and
 hand its run to them, `seqzoo train bilstm_rt_polarity:elmo --pretrained RUN`.
 
-`:war_and_peace` reads 660,000 words of Tolstoy's novel, `:ptb` 930,000 of the Penn Treebank (lower
-case, numbers as N), in fewer epochs.
+`:war_and_peace` reads Tolstoy's novel too, 860,000 words together, `:ptb` 930,000 words of the Penn
+Treebank (lower case, numbers as N), in fewer epochs.
 """
 
 from seqzoo.data.batching import BatchConfig
-from seqzoo.data.plain_text import CutFile, SplitFiles
+from seqzoo.data.plain_text import CutFile, GutenbergFile, SplitFiles, Together
 from seqzoo.data.vocabularies import Words
 from seqzoo.experiment import Experiment, TrainConfig
 from seqzoo.layers.recurrent import RecurrentConfig
@@ -34,6 +34,7 @@ BILM = BiLMConfig(
         output_dropout_rate=0.2,
     ),
 )
+WIKITEXT = CutFile(folder='wikitext2', file='wiki.valid.raw')
 ROWS, LENGTH = 32, 40
 
 
@@ -54,10 +55,8 @@ def experiment() -> Experiment:
         description='A small ELMo on 200,000 words of WikiText-2',
         model=BiLMPretrainingConfig(bilm=BILM),
         task=BidirectionalLanguageModeling(
-            corpus=CutFile(
-                folder='wikitext2', file='wiki.valid.raw', dev_share=0.05, test_share=0.05
-            ),
-            tokenizer=Words(),
+            corpus=WIKITEXT,
+            tokenizer=Words(signs=True),
             predicted_words=5000,
             bytes=BYTES,
         ),
@@ -70,19 +69,19 @@ def experiment() -> Experiment:
 
 VARIANTS = {
     'war_and_peace': {
-        'description': 'A small ELMo on War and Peace',
-        'task.corpus': CutFile(
-            folder='war_and_peace', file='warandpeace.txt', dev_share=0.05, test_share=0.05
+        'description': 'A small ELMo on WikiText-2 and War and Peace',
+        'task.corpus': Together(
+            parts=(WIKITEXT, GutenbergFile(folder='war_and_peace', file='warandpeace.txt'))
         ),
-        'task.tokenizer': Words(signs=True),
-        'schedule': schedule(600_000, 3),
-        'train': TrainConfig(**steps(600_000, 3)),
+        'schedule': schedule(860_000, 3),
+        'train': TrainConfig(**steps(860_000, 3)),
     },
     'ptb': {
         'description': 'A small ELMo on the Penn Treebank',
         'task.corpus': SplitFiles(
             folder='ptb', train=('ptb.train.txt',), dev=('ptb.valid.txt',), test=('ptb.valid.txt',)
         ),
+        'task.tokenizer': Words(),
         'schedule': schedule(930_000, 2),
         'train': TrainConfig(**steps(930_000, 2)),
     },

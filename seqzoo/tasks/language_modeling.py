@@ -32,7 +32,7 @@ from seqzoo.data.encoding import (
     save_text_tokenizer,
 )
 from seqzoo.data.pipeline import RowContent, StepBatch, step_batches, step_specs
-from seqzoo.data.plain_text import PlainText, SplitFiles
+from seqzoo.data.plain_text import PlainText, SplitFiles, cut_from
 from seqzoo.data.streams import Order, TextEvaluationPlan, TextPlan, TextRows
 from seqzoo.data.text_files import Lines
 from seqzoo.data.token_store import TokenStore
@@ -72,6 +72,9 @@ class PreparedText(Prepared):
         found = {'tokenizer': self.tokenizer.fingerprint}
         if 'train' in self.splits:
             found['training data'] = self.splits['train'].fingerprint
+        # Of another file the part to be measured may hold what was trained on.
+        if (whole := cut_from(self.texts.values())) is not None:
+            found['file whose parts are the splits'] = whole
         return found
 
     def save(self, run_dir: Path) -> None:
