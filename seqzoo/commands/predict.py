@@ -83,6 +83,10 @@ def run(arguments: argparse.Namespace) -> int:
     )
     if arguments.show_probabilities is not None:
         return _show_probabilities(loaded, records, arguments)
+    if arguments.alignments:
+        from seqzoo.analysis.alignment import tokenizers_of
+
+        tokenizers_of(loaded)  # refuses now what could not be aligned after an hour
     with examples_done('predict') as progress:
         if targets is None:
             predictions = loaded.predict(records, progress=progress)

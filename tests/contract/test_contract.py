@@ -27,8 +27,11 @@ def test_the_battery_finds_the_models():
     assert {type(config).__name__ for config in CONFIGS} >= {
         'BertConfig',
         'BertPretrainingConfig',
+        'BiLMConfig',
+        'BiLMPretrainingConfig',
         'CaptionerConfig',
         'DenseConfig',
+        'ElmoConfig',
         'LabelerConfig',
         'RecurrentEncoderConfig',
         'RecurrentLMConfig',
