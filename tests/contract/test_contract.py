@@ -25,13 +25,19 @@ CONFIGS = [config.tiny() for config in battery.configurations()]
 
 def test_the_battery_finds_the_models():
     assert {type(config).__name__ for config in CONFIGS} >= {
+        'ByteNetConfig',
+        'ByteNetLMConfig',
         'CaptionerConfig',
+        'ConvS2SConfig',
         'DenseConfig',
         'LabelerConfig',
         'RecurrentEncoderConfig',
         'RecurrentLMConfig',
         'RecurrentSeq2SeqConfig',
+        'TCNConfig',
+        'TCNEncoderConfig',
         'TransformerConfig',
+        'WaveNetConfig',
     }
 
 
