@@ -29,14 +29,20 @@ def test_the_battery_finds_the_models():
         'BertPretrainingConfig',
         'BiLMConfig',
         'BiLMPretrainingConfig',
+        'ByteNetConfig',
+        'ByteNetLMConfig',
         'CaptionerConfig',
+        'ConvS2SConfig',
         'DenseConfig',
         'ElmoConfig',
         'LabelerConfig',
         'RecurrentEncoderConfig',
         'RecurrentLMConfig',
         'RecurrentSeq2SeqConfig',
+        'TCNConfig',
+        'TCNEncoderConfig',
         'TransformerConfig',
+        'WaveNetConfig',
     }
 
 
