@@ -9,6 +9,10 @@ if TYPE_CHECKING:
     from seqzoo.models.dense import Dense, DenseConfig
     from seqzoo.models.gpt import GPT, GPTConfig
     from seqzoo.models.labeler import LabeledEncoder, LabelerConfig
+    from seqzoo.models.language_model_encoder import (
+        LanguageModelEncoder,
+        LanguageModelEncoderConfig,
+    )
     from seqzoo.models.recurrent_encoder import RecurrentEncoder, RecurrentEncoderConfig
     from seqzoo.models.recurrent_lm import RecurrentLM, RecurrentLMConfig
     from seqzoo.models.recurrent_seq2seq import RecurrentSeq2Seq, RecurrentSeq2SeqConfig
@@ -27,6 +31,8 @@ __all__ = [
     'GPTConfig',
     'LabeledEncoder',
     'LabelerConfig',
+    'LanguageModelEncoder',
+    'LanguageModelEncoderConfig',
     'RecurrentEncoder',
     'RecurrentEncoderConfig',
     'RecurrentLM',
@@ -50,6 +56,8 @@ _HOMES = {
     'GPTConfig': 'gpt',
     'LabeledEncoder': 'labeler',
     'LabelerConfig': 'labeler',
+    'LanguageModelEncoder': 'language_model_encoder',
+    'LanguageModelEncoderConfig': 'language_model_encoder',
     'RecurrentEncoder': 'recurrent_encoder',
     'RecurrentEncoderConfig': 'recurrent_encoder',
     'RecurrentLM': 'recurrent_lm',

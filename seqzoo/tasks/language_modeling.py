@@ -151,6 +151,9 @@ class LanguageModeling(Task):
         announce(f'vocabulary: {tokenizer.vocab_size:,} entries')
         return PreparedText(tokenizer, stores, texts)
 
+    def prepare_from(self, pretrained: Path, batch: BatchConfig, **options: Any) -> Prepared:
+        return self.prepare(batch, run_dir=pretrained, **options)
+
     def resolve(self, model: ModelConfig, prepared: Prepared) -> ModelConfig:
         assert isinstance(prepared, PreparedText)
         sizes = {'vocab_size': prepared.vocab_size}
