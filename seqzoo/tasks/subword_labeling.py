@@ -29,12 +29,12 @@ from seqzoo.data.encoding import (
     TextTokenizerConfig,
     load_text_tokenizer,
     make_text_tokenizer,
+    nominal_size_of,
     save_text_tokenizer,
 )
 from seqzoo.data.framing import framed
 from seqzoo.data.labelled import Labelled, LabelledData, Tagged
 from seqzoo.data.labelled_texts import RtPolarity
-from seqzoo.data.vocabularies import VocabularyConfig
 from seqzoo.data.wordpiece import WordPiece, WordPieceConfig
 from seqzoo.errors import UserError
 from seqzoo.layers.inputs import TypedTokens
@@ -100,9 +100,7 @@ class ReadsPieces(LabelingTask):
 
     @property
     def nominal_vocab_size(self) -> int | None:
-        if isinstance(self.tokenizer, VocabularyConfig):
-            return self.tokenizer.nominal_size
-        return self.tokenizer.vocab_size
+        return nominal_size_of(self.tokenizer)
 
     def sizes(self, learnt: Mapping[str, Any] | None) -> dict[str, int]:
         classes: tuple[str, ...] = getattr(self, 'corpus').classes  # noqa: B009

@@ -20,7 +20,7 @@ Name = tuple[str, ...]
 
 # Fields that change nothing about what parameters mean.
 _FREE = ('dtype', 'scan_layers', 'remat', 'remat_steps', 'unroll', 'attention_implementation')
-_OF_THE_START = ('init_scale', 'pooler')
+_OF_THE_START = ('init_scale', 'init_std', 'residual_init_std', 'pooler')
 
 
 @dataclass(frozen=True)
