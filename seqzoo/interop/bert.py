@@ -1,7 +1,8 @@
 """BERT as Hugging Face has it: our BERT with its heads.
 
-`BertForPreTraining` has both heads; `BertForMaskedLM` neither pooler nor the one for sentences. The
-encoder alone (`BertModel`) is not read: what it would be asked about it has no head for.
+`BertForPreTraining` has both heads; `BertForMaskedLM` neither pooler nor the one for sentences, but
+the files of published ones hold these too, and then they are read. The encoder alone (`BertModel`)
+is not read: what it would be asked about it has no head for.
 """
 
 from collections.abc import Sequence
@@ -32,6 +33,7 @@ from seqzoo.tasks.base import Decoding, Prepared
 from seqzoo.tasks.masked_language_modeling import MaskedLanguageModeling, PreparedDocuments
 
 _BOTH, _MASKED = 'BertForPreTraining', 'BertForMaskedLM'
+_OTHER_HEAD = 'cls.seq_relationship.weight'
 _ROWS = 8  # of a batch, to begin with
 
 
@@ -41,7 +43,7 @@ class Bert(Family):
     model_type = 'bert'
 
     def model(self, theirs: TheirConfig) -> BertPretrainingConfig:
-        both = theirs.architecture(_BOTH, _MASKED) == _BOTH
+        both = theirs.architecture(_BOTH, _MASKED) == _BOTH or theirs.holds(_OTHER_HEAD)
         theirs.only('position_embedding_type', 'absolute')
         theirs.only('tie_word_embeddings', True)
         heads = theirs.size('num_attention_heads', 12)

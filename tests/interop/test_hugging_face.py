@@ -176,6 +176,85 @@ def test_shards_half_precision_old_names_and_buffers_are_read(tmp_path):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=4e-3), found, params)
 
 
+# What the published files say, but for sizes.
+PUBLISHED = {
+    'gpt2': {
+        'architectures': ['GPT2LMHeadModel'],
+        'activation_function': 'gelu_new',
+        'bos_token_id': 50256,
+        'eos_token_id': 50256,
+        'n_ctx': 1024,
+        'summary_activation': None,
+        'summary_first_dropout': 0.1,
+        'summary_proj_to_labels': True,
+        'summary_type': 'cls_index',
+        'summary_use_proj': True,
+        'task_specific_params': {'text-generation': {'do_sample': True, 'max_length': 50}},
+    },
+    'gpt_neox': {
+        'architectures': ['GPTNeoXForCausalLM'],
+        'attention_probs_dropout_prob': 0,
+        'bos_token_id': 0,
+        'eos_token_id': 0,
+        'hidden_act': 'gelu_fast',
+        'hidden_dropout_prob': 0,
+        'rotary_emb_base': 10000,
+        'rotary_pct': 0.25,
+        'tie_word_embeddings': False,
+        'torch_dtype': 'float16',
+        'use_cache': True,
+    },
+    'openai-gpt': {
+        'architectures': ['OpenAIGPTLMHeadModel'],
+        'afn': 'gelu',
+        'n_ctx': 512,
+        'n_special': 0,
+        'predict_special_tokens': True,
+    },
+    'marian': {
+        'architectures': ['MarianMTModel'],
+        '_num_labels': 3,
+        'activation_function': 'swish',
+        'add_bias_logits': False,
+        'add_final_layer_norm': False,
+        'bad_words_ids': [[58100]],
+        'bos_token_id': 0,
+        'classif_dropout': 0.0,
+        'd_model': 512,
+        'decoder_attention_heads': 8,
+        'decoder_ffn_dim': 2048,
+        'decoder_layers': 6,
+        'decoder_start_token_id': 58100,
+        'encoder_attention_heads': 8,
+        'encoder_ffn_dim': 2048,
+        'encoder_layers': 6,
+        'id2label': {'0': 'LABEL_0'},
+        'is_encoder_decoder': True,
+        'max_length': 512,
+        'max_position_embeddings': 512,
+        'normalize_before': False,
+        'normalize_embedding': False,
+        'num_beams': 6,
+        'num_hidden_layers': 6,
+        'pad_token_id': 58100,
+        'scale_embedding': True,
+        'static_position_embeddings': True,
+        'vocab_size': 58101,
+    },
+}
+
+
+@pytest.mark.parametrize('kind', PUBLISHED)
+def test_what_published_models_say_of_themselves_is_understood(tmp_path, kind):
+    change_json(tmp_path / 'config.json', model_type=kind, **PUBLISHED[kind])
+    hub = HubFolder(tmp_path)
+    model = hub.model()
+    for read in ('eos_token_id', 'decoder_start_token_id', 'num_beams', 'bad_words_ids'):
+        hub.theirs.search_setting(read, None)
+    assert hub.theirs.finish() == []
+    assert model.build()
+
+
 def test_a_folder_or_a_run_is_never_written_over(tmp_path, capsys):
     write_gpt2(tmp_path / 'hub')
     hub, run, out = (str(tmp_path / name) for name in ('hub', 'run', 'out'))
