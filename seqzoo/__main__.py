@@ -24,13 +24,16 @@ COMMANDS = {
     'show': 'show',
     'data prepare': 'data_prepare',
     'data show': 'data_show',
+    'compile': 'compile',
     'train': 'train',
     'evaluate': 'evaluate',
     'predict': 'predict',
     'score': 'score',
+    'audit': 'audit',
     'plot': 'plot',
     'import-weights': 'import_weights',
     'export-weights': 'export_weights',
+    'bench': 'bench',
     'doctor': 'doctor',
 }
 

@@ -141,10 +141,11 @@ class Parser(argparse.ArgumentParser):
         return list(self._option_string_actions)
 
 
-def add_config(parser: argparse.ArgumentParser) -> None:
+def add_config(parser: argparse.ArgumentParser, *, optional: bool = False) -> None:
     """Declares the positional CONFIG."""
     parser.add_argument(
         'config',
+        nargs='?' if optional else None,
         metavar='CONFIG',
         help='a name that `seqzoo list` shows, NAME:VARIANT, the path of a .py file, or of the '
         'experiment.json of a run',

@@ -11,6 +11,7 @@ from seqzoo.commands.command import RUNNING, Command, add_checkpoint, at_least, 
 from seqzoo.commands.lines import open_output, read_lines
 from seqzoo.commands.processes import EXPLANATION, add_processes, join
 from seqzoo.commands.reporting import examples_done
+from seqzoo.commands.sounds import is_sound, write_sounds
 from seqzoo.errors import UserError
 
 DESCRIPTION = f"""\
@@ -31,6 +32,10 @@ A language model continues each line by at most --decode.extra-length tokens: th
 line that is written are the whole text. --show-probabilities does not continue it: it writes the K
 most probable next tokens (10) with their shares in percent, and --picture F draws them.
 
+A network of sounds reads the name of a class, and behind it how many seconds are wanted; with an
+--output that ends in .wav it writes x.wav, or x-1.wav, x-2.wav, ... for several records, and their
+spectrograms as x.png or to --picture F, and prints the names.
+
 {EXPLANATION}
 examples:
   echo 'three hundred and forty-two' | seqzoo predict runs/demo
@@ -40,6 +45,7 @@ examples:
   seqzoo predict runs/base --input test.en --target test.de
   echo 'this movie is so great' | seqzoo predict runs/imdb --scores
   echo 'I love to drink' | seqzoo predict runs/words --show-probabilities 5 --picture next.png
+  echo 'rising 0.5' | seqzoo predict runs/tones --output rising.wav
 """
 
 
@@ -60,7 +66,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar='K',
         help='the K most probable next tokens of a language model (10)',
     )
-    parser.add_argument('--picture', type=Path, metavar='F', help='a PNG of these')
+    parser.add_argument('--picture', type=Path, metavar='F', help='a PNG of these, or of sounds')
     add_checkpoint(parser)
     parser.add_argument(
         '--json-lines', action='store_true', help='one JSON object per record instead of text'
@@ -83,6 +89,10 @@ def run(arguments: argparse.Namespace) -> int:
     )
     if arguments.show_probabilities is not None:
         return _show_probabilities(loaded, records, arguments)
+    if arguments.alignments:
+        from seqzoo.analysis.alignment import tokenizers_of
+
+        tokenizers_of(loaded)  # refuses now what could not be aligned after an hour
     with examples_done('predict') as progress:
         if targets is None:
             predictions = loaded.predict(records, progress=progress)
@@ -93,6 +103,10 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.alignments:
         predictions = _aligned(loaded, records, predictions)
     if not is_writer():
+        return 0
+    if is_sound(arguments.output):
+        for path in write_sounds(loaded, predictions, arguments.output, arguments.picture):
+            print(path)
         return 0
     with open_output(arguments.output) as file:
         for number, prediction in enumerate(predictions, 1):
@@ -105,9 +119,20 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _refuse_combinations(arguments: argparse.Namespace) -> None:
+    if is_sound(arguments.output):
+        for name in ('show_probabilities', 'scores', 'alignments', 'target', 'json_lines'):
+            if getattr(arguments, name):
+                raise UserError(
+                    f'{arguments.output} is to be a sound, in which --{name.replace("_", "-")} has '
+                    'no place; leave one of them out'
+                )
+        return
     if arguments.show_probabilities is None:
         if arguments.picture is not None:
-            raise UserError('--picture draws the next tokens; give --show-probabilities too')
+            raise UserError(
+                '--picture draws the next tokens or sounds; give --show-probabilities, or an '
+                '--output that ends in .wav'
+            )
         return
     for name in ('n_best', 'scores', 'alignments', 'target'):
         if getattr(arguments, name):

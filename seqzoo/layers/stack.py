@@ -7,6 +7,8 @@ import jax.numpy as jnp
 from flax import linen as nn
 from flax.core import meta
 
+from seqzoo.parallel.loops import loop_over
+
 Remat = Literal['none', 'full', 'dots']
 
 _POLICIES = {
@@ -73,7 +75,8 @@ class Stack(nn.Module):
             unroll=1 if self.scan else self.num_layers,
             metadata_params={nn.PARTITION_NAME: 'layers'},
         )
-        return run(self.layer, x, context, states)
+        with loop_over('layer_scan'):
+            return run(self.layer, x, context, states)
 
     def unstack(self, dtype: jnp.dtype) -> tuple[Any, ...]:
         """The parameters of each layer by itself, cast to `dtype`.

@@ -9,6 +9,14 @@ if TYPE_CHECKING:
     from seqzoo.models.captioner import Captioner, CaptionerConfig
     from seqzoo.models.conv_seq2seq import ConvS2S, ConvS2SConfig
     from seqzoo.models.dense import Dense, DenseConfig
+    from seqzoo.models.elmo import (
+        BiLM,
+        BiLMConfig,
+        BiLMForPretraining,
+        BiLMPretrainingConfig,
+        Elmo,
+        ElmoConfig,
+    )
     from seqzoo.models.gpt import GPT, GPTConfig
     from seqzoo.models.labeler import LabeledEncoder, LabelerConfig
     from seqzoo.models.recurrent_encoder import RecurrentEncoder, RecurrentEncoderConfig
@@ -26,6 +34,10 @@ __all__ = [
     'BertConfig',
     'BertForPretraining',
     'BertPretrainingConfig',
+    'BiLM',
+    'BiLMConfig',
+    'BiLMForPretraining',
+    'BiLMPretrainingConfig',
     'ByteNet',
     'ByteNetConfig',
     'ByteNetLM',
@@ -36,6 +48,8 @@ __all__ = [
     'ConvS2SConfig',
     'Dense',
     'DenseConfig',
+    'Elmo',
+    'ElmoConfig',
     'GPTConfig',
     'LabeledEncoder',
     'LabelerConfig',
@@ -65,6 +79,10 @@ _HOMES = {
     'ByteNetConfig': 'bytenet',
     'ByteNetLM': 'bytenet',
     'ByteNetLMConfig': 'bytenet',
+    'BiLM': 'elmo',
+    'BiLMConfig': 'elmo',
+    'BiLMForPretraining': 'elmo',
+    'BiLMPretrainingConfig': 'elmo',
     'Captioner': 'captioner',
     'CaptionerConfig': 'captioner',
     'ConvS2S': 'conv_seq2seq',
@@ -73,6 +91,8 @@ _HOMES = {
     'DenseConfig': 'dense',
     'GPT': 'gpt',
     'GPTConfig': 'gpt',
+    'Elmo': 'elmo',
+    'ElmoConfig': 'elmo',
     'LabeledEncoder': 'labeler',
     'LabelerConfig': 'labeler',
     'RecurrentEncoder': 'recurrent_encoder',

@@ -317,3 +317,32 @@ class Seq2Seq(Protocol):
         n, vocab]`.
         """
         ...
+
+
+class BidirectionalLM(Protocol):
+    """Two language models over the same words, one in each direction, with one softmax.
+
+    `features` of its output are `[batch, length, 2 embed]`: what the forward direction knows behind
+    a word, and what the backward one knows before it.
+    """
+
+    def __call__(
+        self, inputs: Any, *, segments: jax.Array | None = None, train: bool = False
+    ) -> LMOutput: ...
+
+    def unembed(self, features: jax.Array) -> jax.Array:
+        """`[..., 2 embed]` -> `[..., 2, vocab]` float32 logits: of the next word, and of the one
+        before.
+        """
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class BidirectionalLMConfig(ModelConfig):
+    """Configuration of a `BidirectionalLM`.
+
+    Attributes:
+        vocab_size: words that it predicts; `None` is filled in from the data.
+    """
+
+    vocab_size: int | None = None

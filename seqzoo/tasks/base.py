@@ -229,6 +229,10 @@ class Task(abc.ABC):
             return model
         return replace(model, vocab_size=self.nominal_vocab_size)  # type: ignore[call-arg]
 
+    def nominal_length(self, batch: BatchConfig) -> int:
+        """How long a sequence is before any data has been seen, for estimates: the longest."""
+        return batch.max_length
+
     @property
     @abc.abstractmethod
     def best_metric(self) -> tuple[str, str]:
@@ -254,6 +258,36 @@ class Task(abc.ABC):
     @abc.abstractmethod
     def plan(self, prepared: Prepared, batch: BatchConfig, seed: int) -> Any:
         """The batch plan of the training split."""
+
+    def nominal_plan(self, batch: BatchConfig) -> Any:
+        """A plan of the shapes that batches will have, made without any data: of examples of every
+        length. It has all buckets, `batch_specs` and `first_carry` take it, and nothing is read.
+
+        Raises:
+            UserError: this task cannot say what its data will look like.
+        """
+        del batch
+        raise UserError(f'{type(self).__name__} does not know its batches before it has the data.')
+
+    def nominal_search(
+        self, model: nn.Module, config: ModelConfig, batch: BatchConfig, decoding: Decoding
+    ) -> tuple[Callable[[Any, Batch], Any], Mapping[str, ArraySpec]]:
+        """What `predict` compiles for its longest input, and the arrays that it takes.
+
+        Args:
+            model: the module.
+            config: that it was built from, every size filled in.
+            batch: its longest bucket is the length of the inputs.
+            decoding: how to search; `rows` inputs at a time.
+
+        Raises:
+            UserError: nothing is searched for in this task.
+        """
+        del model, config, batch, decoding
+        raise UserError(
+            f'{type(self).__name__} searches for nothing: there is no decoding to compile; leave '
+            '--decode out.'
+        )
 
     @abc.abstractmethod
     def batches(

@@ -31,8 +31,8 @@ from seqzoo.data.encoding import (
     make_text_tokenizer,
     save_text_tokenizer,
 )
-from seqzoo.data.pipeline import StepBatch, step_batches, step_specs
-from seqzoo.data.plain_text import PlainText, SplitFiles
+from seqzoo.data.pipeline import RowContent, StepBatch, step_batches, step_specs
+from seqzoo.data.plain_text import PlainText, SplitFiles, cut_from
 from seqzoo.data.streams import Order, TextEvaluationPlan, TextPlan, TextRows
 from seqzoo.data.text_files import Lines
 from seqzoo.data.token_store import TokenStore
@@ -46,6 +46,7 @@ from seqzoo.parallel.rows import row_share
 from seqzoo.tasks.base import Batch, Decoding, Losses, Prediction, Prepared, Runtime, Sums, Task
 from seqzoo.tasks.continuation import NextTokens, continue_prompts, next_tokens
 from seqzoo.tasks.open_sizes import fill_open
+from seqzoo.tasks.sequence_search import causal_search, position_limit
 
 
 @dataclass(frozen=True)
@@ -71,6 +72,9 @@ class PreparedText(Prepared):
         found = {'tokenizer': self.tokenizer.fingerprint}
         if 'train' in self.splits:
             found['training data'] = self.splits['train'].fingerprint
+        # Of another file the part to be measured may hold what was trained on.
+        if (whole := cut_from(self.texts.values())) is not None:
+            found['file whose parts are the splits'] = whole
         return found
 
     def save(self, run_dir: Path) -> None:
@@ -170,6 +174,26 @@ class LanguageModeling(Task):
             seed=seed,
         )
 
+    def nominal_plan(self, batch: BatchConfig) -> TextPlan:
+        return TextPlan(batch.tokens + batch.max_length, batch, order=self.order)
+
+    def nominal_search(
+        self, model: nn.Module, config: ModelConfig, batch: BatchConfig, decoding: Decoding
+    ) -> tuple[Callable[[Any, Batch], Any], Mapping[str, ArraySpec]]:
+        limit = position_limit(model)
+        room = batch.max_length if limit is None else limit - decoding.extra_length
+        if room < 1:
+            raise UserError(
+                f'decode.extra_length is {decoding.extra_length}, but the model has only {limit} '
+                'positions, for prompt and continuation together; lower it.'
+            )
+        # Whichever token it is that ends a line.
+        stop = 0 if decoding.stop_at_end else None
+        wide = ArraySpec((decoding.rows, min(batch.max_length, room)))
+        specs = {'tokens': wide, 'segments': wide, 'rows': ArraySpec((decoding.rows,))}
+        vocab_size: int = config.vocab_size  # type: ignore[attr-defined]
+        return causal_search(model, decoding, vocab_size, stop), specs
+
     def batches(
         self,
         prepared: Prepared,
@@ -182,7 +206,7 @@ class LanguageModeling(Task):
     ) -> Iterator[StepBatch]:
         padded = _has_fill_rows(plan, row_multiple)
         return step_batches(
-            _rows(prepared, 'train', plan, padded),
+            self.content(plan, padded, prepared, 'train'),
             plan,
             start_step=start_step,
             process_index=process_index,
@@ -190,10 +214,24 @@ class LanguageModeling(Task):
             row_multiple=row_multiple,
         )
 
+    def content(
+        self,
+        plan: TextPlan | TextEvaluationPlan,
+        padded: bool,
+        prepared: Prepared | None = None,
+        split: str = '',
+    ) -> RowContent:
+        """What the rows of a plan hold of a split; without data only of which shapes."""
+        if prepared is None:
+            return TextRows(np.zeros(0, np.int32), plan, 0, padded)
+        assert isinstance(prepared, PreparedText)
+        store, before = prepared.splits[split], prepared.tokenizer.line_end
+        return TextRows(store.ids, plan, before, padded, on_disk=store.directory is not None)
+
     def batch_specs(
         self, plan: TextPlan, *, row_multiple: int, process_count: int
     ) -> Sequence[Mapping[str, ArraySpec]]:
-        content = TextRows(np.zeros(0, np.int32), plan, 0, _has_fill_rows(plan, row_multiple))
+        content = self.content(plan, _has_fill_rows(plan, row_multiple))
         return step_specs(content, plan, row_multiple=row_multiple, process_count=process_count)
 
     def first_carry(self, model: nn.Module, plan: TextPlan, *, row_multiple: int) -> Any:
@@ -212,7 +250,7 @@ class LanguageModeling(Task):
     # Loss
 
     def weights(self, batch: Batch) -> dict[str, jax.Array]:
-        return {'loss': jnp.sum(_is_predicted(batch))}
+        return {'loss': jnp.sum(is_predicted(batch))}
 
     def loss(
         self, model: nn.Module, variables: Any, batch: Batch, carry: Any, *, key: jax.Array | None
@@ -232,7 +270,7 @@ class LanguageModeling(Task):
         found: Any = model.apply(variables, method=forward, rngs=rngs)
         logits, carry, auxiliary = found
         nll: Any = smoothed_cross_entropy(logits, targets)
-        mask = _is_predicted(batch)
+        mask = is_predicted(batch)
         weight, total = jnp.sum(mask), jnp.sum(nll[0] * mask)
         # Each is a mean that counts as often as there are tokens: parts of a batch add up.
         losses = {name: value * weight for name, value in auxiliary.items()}
@@ -295,7 +333,7 @@ class LanguageModeling(Task):
         plan = TextEvaluationPlan(len(prepared.splits[split].ids), batch, order=self.order)
         share, shards = row_share(runtime.mesh), row_shards(runtime.mesh)
         batches = step_batches(
-            _rows(prepared, split, plan, padded=True),
+            self.content(plan, True, prepared, split),
             plan,
             steps=plan.steps_per_epoch,
             process_index=share.index,
@@ -355,20 +393,11 @@ def _stores(prepared: Prepared) -> Mapping[str, TokenStore]:
     return prepared.splits
 
 
-def _rows(
-    prepared: Prepared, split: str, plan: TextPlan | TextEvaluationPlan, padded: bool
-) -> TextRows:
-    assert isinstance(prepared, PreparedText)
-    store = prepared.splits[split]
-    before = prepared.tokenizer.line_end
-    return TextRows(store.ids, plan, before, padded, on_disk=store.directory is not None)
-
-
 def _has_fill_rows(plan: TextPlan, row_multiple: int) -> bool:
     return plan.rows % row_multiple != 0
 
 
-def _is_predicted(batch: Batch) -> jax.Array:
+def is_predicted(batch: Batch) -> jax.Array:
     """`[rows, length]` float32: 1 where a token is to be predicted."""
     if 'segments' in batch:
         return (batch['segments'] > 0).astype(jnp.float32)

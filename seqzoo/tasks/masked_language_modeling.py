@@ -189,6 +189,17 @@ class MaskedLanguageModeling(Task):
             _documents(prepared, 'train'), batch, pairs=self.next_sentence, seed=seed
         )
 
+    def nominal_plan(self, batch: BatchConfig) -> MaskedTextPlan:
+        # As many documents as a batch has rows, each long enough for one.
+        count = max(batch.tokens // batch.max_length, 2)
+        documents = Documents(
+            ids=np.zeros(count * batch.max_length, np.int32),
+            line_starts=np.arange(count + 1, dtype=np.int64) * batch.max_length,
+            document_of=np.arange(count, dtype=np.int32),
+            document_lines=np.arange(count + 1, dtype=np.int64),
+        )
+        return MaskedTextPlan(documents, batch, pairs=self.next_sentence)
+
     def batches(
         self,
         prepared: Prepared,

@@ -25,6 +25,7 @@ from seqzoo.data.pipeline import (
 )
 from seqzoo.data.text_files import ParallelText
 from seqzoo.data.token_store import TokenStore
+from seqzoo.data.tokenizer_training import END, PAD
 from seqzoo.data.tokenizers import (
     PieceTokenizer,
     TokenizerConfig,
@@ -37,7 +38,10 @@ from seqzoo.optimization.losses import smoothed_cross_entropy
 from seqzoo.parallel.mesh import row_shards
 from seqzoo.parallel.rows import row_share
 from seqzoo.tasks.base import Batch, Decoding, Losses, Prediction, Prepared, Runtime, Sums, Task
+from seqzoo.tasks.sequence_search import SpecialTokens, seq2seq_search
 from seqzoo.tasks.translate import translate, within_positions
+
+_SENTENCE = 32  # pieces of a sentence of news and its end mark, on either side
 
 
 @dataclass(frozen=True)
@@ -110,6 +114,9 @@ class Translation(Task):
             return replace(model, source_vocab_size=self.tokenizer.source_vocab_size)  # type: ignore[call-arg]
         return model
 
+    def nominal_length(self, batch: BatchConfig) -> int:
+        return min(batch.max_length, _SENTENCE)
+
     @property
     def best_metric(self) -> tuple[str, str]:
         return 'loss', 'min'
@@ -150,9 +157,12 @@ class Translation(Task):
             raise ValueError('a tokenizer is learnt from the training split or loaded from a run')
         encoded = {}
         for split, text in texts.items():
-            encoded[split] = encode_cached(text, tokenizers, cache_dir)
             announce(_describe(split, text))
-        announce(f'vocabulary: {tokenizers.target.vocab_size:,} pieces ({self.tokenizer.kind})')
+            encoded[split] = encode_cached(text, tokenizers, cache_dir, announce=announce)
+        announce(
+            f'vocabulary: {tokenizers.target.vocab_size:,} pieces ({self.tokenizer.kind})'
+            f'{_sampled(tokenizers.target)}'
+        )
         return PreparedTranslation(tokenizers, encoded, texts)
 
     def resolve(self, model: ModelConfig, prepared: Prepared) -> ModelConfig:
@@ -177,6 +187,19 @@ class Translation(Task):
     def plan(self, prepared: Prepared, batch: BatchConfig, seed: int) -> Any:
         source, target = _stores(prepared, 'train')
         return make_plan(source.lengths, target.lengths, batch, seed=seed)
+
+    def nominal_plan(self, batch: BatchConfig) -> Any:
+        lengths = np.arange(1, batch.max_length)
+        return make_plan(lengths, lengths, batch)
+
+    def nominal_search(
+        self, model: nn.Module, config: ModelConfig, batch: BatchConfig, decoding: Decoding
+    ) -> tuple[Callable[[Any, Batch], Any], Mapping[str, ArraySpec]]:
+        vocab_size: int = config.vocab_size  # type: ignore[attr-defined]
+        special = SpecialTokens(self.tokenizer.begin_id, END, PAD, vocab_size)
+        wide = ArraySpec((decoding.rows, batch.max_length))
+        specs = {'source': wide, 'source_segments': wide, 'rows': ArraySpec((decoding.rows,))}
+        return seq2seq_search(model, decoding, special, batch.max_length), specs
 
     def batches(
         self,
@@ -379,6 +402,14 @@ def _stores(prepared: Prepared, split: str) -> tuple[TokenStore, TokenStore]:
     assert isinstance(prepared, PreparedTranslation)
     pairs = prepared.splits[split]
     return pairs.source, pairs.target
+
+
+def _sampled(tokenizer: Any) -> str:
+    """From which part of the text a tokenizer has learnt, where that is not all."""
+    lines, of = getattr(tokenizer, 'learnt_from', None) or (0, 0)
+    if lines >= of:
+        return ''
+    return f', learnt from {lines:,} of {of:,} lines, drawn evenly (a paper means all of them)'
 
 
 def _describe(split: str, text: ParallelText) -> str:

@@ -12,8 +12,7 @@ from seqzoo.errors import UserError
 from seqzoo.experiment import Experiment
 from seqzoo.parallel import agreement
 from seqzoo.parallel.compile import check_strategy, compile_train_step
-from seqzoo.parallel.mesh import build_mesh, put_rows, row_shards
-from seqzoo.parallel.rows import row_share
+from seqzoo.parallel.mesh import build_mesh, put_rows
 from seqzoo.parallel.storage import true_count
 from seqzoo.tasks.base import Prepared, Runtime
 from seqzoo.training.averaging import Snapshots
@@ -24,6 +23,7 @@ from seqzoo.training.fork import Origin, begin_with, source_of
 from seqzoo.training.lengths import refuse_uneven_lengths
 from seqzoo.training.lock import RunLock
 from seqzoo.training.loop import History, Improvement, Loop
+from seqzoo.training.program import build_program
 from seqzoo.training.progress import Mode, Progress
 from seqzoo.training.recompilation import StepGuard
 from seqzoo.training.run import (
@@ -42,8 +42,7 @@ from seqzoo.training.run import (
     save_prepared,
 )
 from seqzoo.training.signals import Stopped, StopRequest
-from seqzoo.training.state import StateFactory, TrainState
-from seqzoo.training.step import make_train_step
+from seqzoo.training.state import TrainState
 
 PROFILE_STARTS_AFTER = 10  # steps, so that compilation is not in the picture
 
@@ -198,13 +197,8 @@ def _train(
     writer = agreement.is_first()
     mesh = build_mesh(experiment.mesh)
     agreement.connect(mesh)
-    model, transformation = experiment.model.build(), experiment.optimizer.build()
-    row_multiple, share = row_shards(mesh) * config.accumulation, row_share(mesh)
-    first_carry = functools.partial(task.first_carry, model, plan, row_multiple=row_multiple)
-    jax.eval_shape(first_carry)  # refuses what the plan cannot do before anything is made
-    factory = StateFactory(
-        experiment.model, model, transformation, mesh, experiment.seed, first_carry=first_carry
-    )
+    program = build_program(experiment, plan, mesh)
+    factory = program.factory
     checkpoints = stack.enter_context(
         Checkpoints(
             run / CHECKPOINTS,
@@ -232,15 +226,8 @@ def _train(
     spent = {} if restored is None else restored.meta.get('spent', {})
     clock.earlier = {**spent, 'lost': before + lost} if before or lost or spent else {}
     shardings = factory.shardings()
-    step = make_train_step(
-        task,
-        model,
-        transformation,
-        experiment.schedule.build(plan.steps_per_epoch),
-        config.accumulation,
-        config.max_gradient_norm,
-    )
-    runtime = Runtime(model, None, {**shardings.variables, 'params': shardings.params}, mesh)
+    placed = {**shardings.variables, 'params': shardings.params}
+    runtime = Runtime(program.model, None, placed, mesh)
 
     def evaluate(state: TrainState) -> dict[str, Any]:
         variables = {**state.variables, 'params': state.params}
@@ -271,23 +258,14 @@ def _train(
     loop = Loop(
         config=config,
         step=compile_train_step(
-            step,
+            program.step,
             mesh,
             shardings,
             strategy=experiment.strategy,
             deterministic=config.deterministic,
         ),
-        guard=StepGuard(
-            task.batch_specs(plan, row_multiple=row_multiple, process_count=share.count)
-        ),
-        batches=task.batches(
-            prepared,
-            plan,
-            start_step=start,
-            row_multiple=row_multiple,
-            process_index=share.index,
-            process_count=share.count,
-        ),
+        guard=StepGuard(program.specs),
+        batches=program.batches(prepared, start),
         put=lambda arrays: put_rows(arrays, mesh),
         evaluate=evaluate,
         metric=metric,
