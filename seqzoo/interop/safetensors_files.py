@@ -63,10 +63,10 @@ class TensorFolder:
         """
         self.folder = folder
         self.tensors: dict[str, StoredTensor] = {}
-        if (folder / INDEX).is_file():
-            self._read_index(folder / INDEX)
-        elif (folder / SINGLE).is_file():
+        if (folder / SINGLE).is_file():
             self.tensors = _header(folder / SINGLE)
+        elif (folder / INDEX).is_file():
+            self._read_index(folder / INDEX)
         else:
             raise UserError(_nothing_to_read(folder))
 
