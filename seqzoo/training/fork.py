@@ -6,9 +6,10 @@ from pathlib import Path
 
 import jax
 
+from seqzoo import buckets
 from seqzoo.errors import UserError
 from seqzoo.training.checkpoint import Checkpoints
-from seqzoo.training.run import CHECKPOINTS, local_folder
+from seqzoo.training.run import CHECKPOINTS, opened
 from seqzoo.training.state import TrainState
 
 ORIGIN = 'origin.json'
@@ -36,16 +37,17 @@ class Origin:
 def source_of(run_dir: Path, asked: str | Path | None) -> Path | None:
     """The run to begin with: the one that was asked for, or the one noted in `run_dir`."""
     if asked is not None:
-        return local_folder(asked, '--fork-from')
+        return opened(asked, '--fork-from')
     noted = run_dir / ORIGIN
     if not noted.is_file():
         return None
     try:
-        return Path(Origin(**json.loads(noted.read_text(encoding='utf-8'))).run)
+        origin = Origin(**json.loads(noted.read_text(encoding='utf-8')))
     except (ValueError, TypeError) as error:
         raise UserError(
             f'{noted} is damaged ({error}); say with --fork-from what the run begins with.'
         ) from error
+    return opened(origin.run, ORIGIN)
 
 
 def begin_with(source: Path, state: TrainState) -> tuple[TrainState, Origin]:
@@ -58,10 +60,11 @@ def begin_with(source: Path, state: TrainState) -> tuple[TrainState, Origin]:
     abstract = jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding), part
     )
-    with Checkpoints(source / CHECKPOINTS, read_only=True) as checkpoints:
+    with Checkpoints(buckets.home_of(source) / CHECKPOINTS, read_only=True) as checkpoints:
         restored = checkpoints.restore_part(abstract)
     if restored is None:
         raise UserError(
             f'--fork-from {source}: there is no checkpoint; is it the folder of a trained run?'
         )
-    return replace(state, **restored.state), Origin(str(source.resolve()), restored.step)
+    home = buckets.home_of(source.resolve())  # a mirror is of this machine alone
+    return replace(state, **restored.state), Origin(str(home), restored.step)
