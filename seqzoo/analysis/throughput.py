@@ -227,7 +227,7 @@ def _program(experiment: Experiment, devices: Sequence[Any], source: Source) -> 
     task, mesh = experiment.task, build_mesh(experiment.mesh, devices)
     if source.prepared is None:
         resolved = replace(experiment, model=experiment.nominal_model())
-        plan = task.nominal_plan(experiment.batch, experiment.seed)
+        plan = task.nominal_plan(experiment.batch)
     else:
         resolved = replace(experiment, model=task.resolve(experiment.model, source.prepared))
         plan = task.plan(source.prepared, experiment.batch, experiment.seed)
@@ -240,9 +240,9 @@ def _batches(
     """This process's arrays of the first steps, seconds that each took, examples in them all."""
     if source.prepared is None:
         vocab_size = getattr(program.experiment.model, 'vocab_size', None) or 2
-        specs = program.specs
+        specs = longest(program.specs)
         made = [
-            synthetic_arrays(specs[n % len(specs)], vocab_size, seed=n, share=program.share.index)
+            synthetic_arrays(specs, vocab_size, seed=n, share=program.share.index)
             for n in range(steps)
         ]
         rows = sum(len(arrays['rows']) for arrays in made) * program.share.count
@@ -253,6 +253,15 @@ def _batches(
     found += [next(waiting) for _ in range(1, steps)]
     seconds = (time.perf_counter() - started) / max(steps - 1, 1)
     return [batch.arrays for batch in found], seconds, sum(batch.examples for batch in found)
+
+
+def longest(specs: Sequence[Mapping[str, ArraySpec]]) -> Mapping[str, ArraySpec]:
+    """The kind of batch with the longest rows: what a budget of tokens is set for."""
+
+    def length(arrays: Mapping[str, ArraySpec]) -> int:
+        return max((spec.shape[1] for spec in arrays.values() if len(spec.shape) > 1), default=1)
+
+    return max(specs, key=length)
 
 
 def synthetic_arrays(
@@ -277,8 +286,10 @@ def synthetic_arrays(
             value = np.broadcast_to(np.arange(spec.shape[-1]), spec.shape)
         elif name == 'anew':
             value = np.zeros(spec.shape)
-        else:
+        elif name in ('source', 'target', 'tokens', 'inputs'):
             value = generator.integers(min(4, vocab_size - 1), vocab_size, spec.shape)
+        else:  # labels and the like: one that every task has
+            value = np.zeros(spec.shape)
         arrays[name] = np.ascontiguousarray(value, spec.dtype)
     return arrays
 

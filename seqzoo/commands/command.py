@@ -148,7 +148,8 @@ def add_config(parser: argparse.ArgumentParser, *, optional: bool = False) -> No
         'config',
         nargs='?' if optional else None,
         metavar='CONFIG',
-        help='a name that `seqzoo list` shows, NAME:VARIANT, or the path of a .py file',
+        help='a name that `seqzoo list` shows, NAME:VARIANT, the path of a .py file, or of the '
+        'experiment.json of a run',
     )
 
 

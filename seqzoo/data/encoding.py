@@ -13,30 +13,48 @@ from pathlib import Path
 
 import numpy as np
 
-from seqzoo.data.pipeline import PairStores, encode_lines, encode_pairs
+from seqzoo.data.marian_tokenizer import MARIAN_SETTINGS, MarianTokenizer, MarianVocabulary
+from seqzoo.data.pipeline import LineEncoder, PairStores, encode_lines, encode_pairs
+from seqzoo.data.subwords import SETTINGS as SUBWORDS
+from seqzoo.data.subwords import (
+    ByteLevelBPE,
+    ImportedSubwords,
+    SubwordTokenizer,
+    train_byte_level,
+)
 from seqzoo.data.text_files import Lines, ParallelText
 from seqzoo.data.token_store import TokenStore
 from seqzoo.data.tokenizers import Tokenizer, TokenizerConfig, TokenizerPair, train_tokenizer
 from seqzoo.data.vocabularies import Vocabulary, VocabularyConfig, build_vocabulary
+from seqzoo.data.wordpiece import WordPiece, WordPieceConfig, train_wordpiece
 from seqzoo.errors import UserError
 
 _LINES_AT_ONCE = 10_000
 
 
 _ONE, _TWO = 'tokenizer.model', ('source_tokenizer.model', 'target_tokenizer.model')
-_CLOSED = 'vocabulary.json'
+_CLOSED, _WORDPIECE = 'vocabulary.json', 'wordpiece.json'
 
-TextTokenizer = Tokenizer | Vocabulary  # what cuts the running text of a language model
-TextTokenizerConfig = TokenizerConfig | VocabularyConfig
+# What cuts the running text of a language model.
+TextTokenizer = Tokenizer | Vocabulary | WordPiece | SubwordTokenizer
+TextTokenizerConfig = (
+    TokenizerConfig | VocabularyConfig | WordPieceConfig | ByteLevelBPE | ImportedSubwords
+)
 
 
 def save_tokenizers(pair: TokenizerPair, folder: Path) -> None:
-    """Writes `tokenizer.model` into a run, or one file a side where they differ."""
-    if pair.source is pair.target:
-        pair.source.save(folder / _ONE)
+    """Writes `tokenizer.model` into a run, one file a side where they differ, or Marian's files."""
+    source, target = pair.source, pair.target
+    if isinstance(source, MarianTokenizer):
+        source.vocabulary.save(folder)
+        return
+    assert isinstance(source, Tokenizer)
+    assert isinstance(target, Tokenizer)
+    if source is target:
+        source.save(folder / _ONE)
     else:
-        pair.source.save(folder / _TWO[0])
-        pair.target.save(folder / _TWO[1])
+        source.save(folder / _TWO[0])
+        target.save(folder / _TWO[1])
 
 
 def load_tokenizers(folder: Path) -> TokenizerPair:
@@ -45,6 +63,8 @@ def load_tokenizers(folder: Path) -> TokenizerPair:
     Raises:
         UserError: the folder holds no tokenizer.
     """
+    if (folder / MARIAN_SETTINGS).exists():
+        return MarianVocabulary.load(folder).pair()
     if (folder / _ONE).exists():
         both = Tokenizer.load(folder / _ONE)
         return TokenizerPair(both, both)
@@ -64,15 +84,32 @@ def encode_cached(text: ParallelText, tokenizers: TokenizerPair, cache_dir: Path
 def make_text_tokenizer(
     lines: Lines, config: TextTokenizerConfig, cache_dir: Path
 ) -> TextTokenizer:
-    """The tokenizer of a training text: SentencePiece, or a closed vocabulary."""
+    """The tokenizer of a training text, as the configuration has it.
+
+    Raises:
+        UserError: the text does not fit the configuration, or the tokenizer is not to be trained.
+    """
+    if isinstance(config, WordPieceConfig):
+        return train_wordpiece(lines, config, cache_dir=cache_dir / 'tokenizers')
     if isinstance(config, TokenizerConfig):
         return train_tokenizer(lines, config, cache_dir=cache_dir / 'tokenizers')
+    if isinstance(config, ByteLevelBPE):
+        return train_byte_level(lines, config, cache_dir=cache_dir / 'tokenizers')
+    if isinstance(config, ImportedSubwords):
+        raise UserError(
+            'the tokenizer of this task came with imported weights and cannot be learnt from text; '
+            'begin with the run that holds it, --fork-from R'
+        )
     return build_vocabulary(lines, config)
 
 
 def save_text_tokenizer(tokenizer: TextTokenizer, folder: Path) -> None:
-    """Writes `tokenizer.model` or `vocabulary.json` into a run."""
-    tokenizer.save(folder / (_ONE if isinstance(tokenizer, Tokenizer) else _CLOSED))
+    """Writes what `load_text_tokenizer` reads into a run."""
+    if isinstance(tokenizer, SubwordTokenizer):
+        tokenizer.save(folder)
+        return
+    names = {Tokenizer: _ONE, WordPiece: _WORDPIECE, Vocabulary: _CLOSED}
+    tokenizer.save(folder / names[type(tokenizer)])
 
 
 def load_text_tokenizer(folder: Path) -> TextTokenizer:
@@ -83,8 +120,15 @@ def load_text_tokenizer(folder: Path) -> TextTokenizer:
     """
     if (folder / _CLOSED).exists():
         return Vocabulary.load(folder / _CLOSED)
+    if (folder / SUBWORDS).exists():
+        return SubwordTokenizer.load(folder)
+    if (folder / _WORDPIECE).exists():
+        return WordPiece.load(folder / _WORDPIECE)
     if not (folder / _ONE).exists():
-        raise UserError(f'{folder} holds no {_CLOSED} and no {_ONE}; is it the folder of a run?')
+        raise UserError(
+            f'{folder} holds no {_CLOSED}, no {_WORDPIECE} and no {_ONE}; is it the folder of a '
+            'run on text?'
+        )
     return Tokenizer.load(folder / _ONE)
 
 
@@ -94,9 +138,17 @@ def encode_text_cached(lines: Lines, tokenizer: TextTokenizer, cache_dir: Path) 
     The ids of the store, one line after the other, are one stream; sentence n is line n with what
     closes it.
     """
+    return _encode_cached(lines, _RunningText(tokenizer), 'text', cache_dir)
+
+
+def encode_lines_cached(lines: Lines, tokenizer: TextTokenizer, cache_dir: Path) -> TokenStore:
+    """Encodes lines, each by itself and with nothing behind it; otherwise as running text."""
+    return _encode_cached(lines, tokenizer, 'lines', cache_dir)
+
+
+def _encode_cached(lines: Lines, encoder: LineEncoder, kind: str, cache_dir: Path) -> TokenStore:
     text = _digest(f'{line}\n' for line in lines)
-    name = hashlib.sha256(f'text {text} {tokenizer.fingerprint}'.encode()).hexdigest()[:24]
-    encoder = _RunningText(tokenizer)
+    name = hashlib.sha256(f'{kind} {text} {encoder.fingerprint}'.encode()).hexdigest()[:24]
     return encode_lines(lines, encoder, directory=cache_dir / 'encoded' / name, key=name)
 
 

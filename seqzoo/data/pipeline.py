@@ -30,6 +30,7 @@ from seqzoo.errors import UserError
 
 _ENDLESS = 1 << 40  # steps; Grain wants a length
 _LINES_AT_ONCE = 4096
+OUR_ENDS = (Tokenizer.eos_id, Tokenizer.eos_id)  # of source and target; imported ones have others
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -214,10 +215,23 @@ def step_specs(
 
 
 def training_batches(
-    source: TokenStore, target: TokenStore, plan: Plan, **options: Any
+    source: TokenStore,
+    target: TokenStore,
+    plan: Plan,
+    *,
+    end_ids: tuple[int, int] = OUR_ENDS,
+    **options: Any,
 ) -> Iterator[StepBatch]:
-    """Batches of pairs, without end; `options` are those of `step_batches`."""
-    return step_batches(_Pairs(source, target), plan, **options)
+    """Batches of pairs, without end.
+
+    Args:
+        source: ids of all sentences, without end markers.
+        target: the same of the other side.
+        plan: which take part in which step.
+        end_ids: the end markers of both sides.
+        **options: those of `step_batches`.
+    """
+    return step_batches(_Pairs(source, target, end_ids=end_ids), plan, **options)
 
 
 def batch_specs(plan: Plan, **options: Any) -> tuple[dict[str, ArraySpec], ...]:
@@ -232,14 +246,19 @@ def examples_digest(examples: np.ndarray) -> str:
 
 
 def evaluation_batches(
-    source: TokenStore, target: TokenStore | None, plan: EvaluationPlan, **options: Any
+    source: TokenStore,
+    target: TokenStore | None,
+    plan: EvaluationPlan,
+    *,
+    end_ids: tuple[int, int] = OUR_ENDS,
+    **options: Any,
 ) -> Iterator[StepBatch]:
     """All batches of an evaluation, once; without `target` the arrays have a source side only.
 
-    `options` are those of `step_batches`. `StepBatch.example_ids` (`[rows]`, -1 for fill rows) says
-    where each row's result belongs.
+    `options` are those of `step_batches`, `end_ids` that of `training_batches`.
+    `StepBatch.example_ids` (`[rows]`, -1 for fill rows) says where each row's result belongs.
     """
-    pairs = _Pairs(source, target, target is not None)
+    pairs = _Pairs(source, target, target is not None, end_ids)
     return step_batches(pairs, plan, steps=plan.steps_per_epoch, **options)
 
 
@@ -250,6 +269,7 @@ class _Pairs:
     source: TokenStore | None
     target: TokenStore | None
     has_target: bool = True
+    end_ids: tuple[int, int] = OUR_ENDS
 
     @property
     def on_disk(self) -> bool:
@@ -257,9 +277,9 @@ class _Pairs:
 
     def arrays(self, planned: PlannedBatch, first_row: int, rows: int) -> Batch:
         assert self.source is not None
-        arrays = _side('source', self.source, planned, first_row, rows)
+        arrays = _side('source', self.source, planned, first_row, rows, self.end_ids[0])
         if self.target is not None:
-            arrays |= _side('target', self.target, planned, first_row, rows)
+            arrays |= _side('target', self.target, planned, first_row, rows, self.end_ids[1])
         return arrays
 
     def specs(self, shape: BatchShape, rows: int) -> dict[str, ArraySpec]:
@@ -323,7 +343,9 @@ def _filled(rows: int, multiple: int) -> int:
     return -(-rows // multiple) * multiple
 
 
-def _side(name: str, store: TokenStore, planned: PlannedBatch, first_row: int, rows: int) -> Batch:
+def _side(
+    name: str, store: TokenStore, planned: PlannedBatch, first_row: int, rows: int, end_id: int
+) -> Batch:
     """One side's arrays of `rows` rows from `first_row` on, all examples at once."""
     here = (planned.row >= first_row) & (planned.row < first_row + rows)
     width = getattr(planned.shape, f'{name}_length')
@@ -335,7 +357,7 @@ def _side(name: str, store: TokenStore, planned: PlannedBatch, first_row: int, r
     to = np.repeat(start, lengths) + position
     # The end marker takes the place after the last token that is kept; what a store holds there is
     # another sentence.
-    values = np.full(len(to), Tokenizer.eos_id, np.int32)
+    values = np.full(len(to), end_id, np.int32)
     is_token = np.ones(len(to), bool)
     is_token[ends - 1] = False
     values[is_token] = store.ids[(np.repeat(begins, lengths) + position)[is_token]]

@@ -52,6 +52,11 @@ class TokenizerConfig:
     moses: bool = False
     sample: int | None = None
 
+    @property
+    def begin_id(self) -> int:
+        """The id that a decoder reads first."""
+        return BEGIN
+
     def __post_init__(self) -> None:
         if self.kind not in ('bpe', 'unigram', 'word', 'char'):
             raise UserError(

@@ -17,7 +17,7 @@ import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Protocol, Self
 
 import numpy as np
 
@@ -37,6 +37,7 @@ from seqzoo.data.tokenizer_training import (
 from seqzoo.errors import UserError
 
 __all__ = [
+    'PieceTokenizer',
     'Tokenizer',
     'TokenizerConfig',
     'TokenizerPair',
@@ -82,6 +83,11 @@ class Tokenizer:
         self._moses: Any = None
 
     @property
+    def model(self) -> bytes:
+        """The SentencePiece model, as in its file."""
+        return self._model
+
+    @property
     def vocab_size(self) -> int:
         """Pieces, specials included."""
         return self._processor.vocab_size()
@@ -90,6 +96,11 @@ class Tokenizer:
     def line_end(self) -> int:
         """The id that closes each line of running text: the end marker."""
         return END
+
+    @property
+    def prompt_start(self) -> tuple[int, ...]:
+        """What is read before a prompt: what closes the line before it."""
+        return (END,)
 
     @property
     def stop_id(self) -> int:
@@ -217,12 +228,66 @@ class Tokenizer:
         return self._moses
 
 
+class PieceTokenizer(Protocol):
+    """What cuts one side of a translation into pieces: ours, or one that came with weights."""
+
+    @property
+    def pad_id(self) -> int:
+        """The id that fills outputs up."""
+        ...
+
+    @property
+    def bos_id(self) -> int:
+        """The id that the decoder reads first."""
+        ...
+
+    @property
+    def eos_id(self) -> int:
+        """The id that closes a sentence."""
+        ...
+
+    @property
+    def vocab_size(self) -> int:
+        """Pieces, specials included."""
+        ...
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash of everything that changes what `encode` returns."""
+        ...
+
+    def encode(self, line: str) -> np.ndarray:
+        """`[length]` int32 ids of one line, without begin and end markers."""
+        ...
+
+    def encode_batch(self, lines: Sequence[str]) -> list[np.ndarray]:
+        """Ids of several lines."""
+        ...
+
+    def decode(self, ids: Any, *, detokenize: bool = True) -> str:
+        """Text of some ids, up to the first end marker."""
+        ...
+
+    def pieces(self, ids: Any) -> list[str]:
+        """The piece of every id: labels for pictures and tables."""
+        ...
+
+    def preprocess(self, line: str) -> str:
+        """What is done to a line before it is cut into pieces."""
+        ...
+
+
 @dataclass(frozen=True)
 class TokenizerPair:
     """The tokenizers of both sides; one and the same model if joint."""
 
-    source: Tokenizer
-    target: Tokenizer
+    source: PieceTokenizer
+    target: PieceTokenizer
+
+    @property
+    def end_ids(self) -> tuple[int, int]:
+        """The end markers of both sides."""
+        return self.source.eos_id, self.target.eos_id
 
     @property
     def fingerprint(self) -> str:

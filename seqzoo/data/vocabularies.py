@@ -212,6 +212,11 @@ class Vocabulary:
         return self._ids[self.config.line_end]
 
     @property
+    def prompt_start(self) -> tuple[int, ...]:
+        """What is read before a prompt: what closes the line before it."""
+        return (self.line_end,)
+
+    @property
     def stop_id(self) -> int | None:
         """The id at which a line is over; `None` where lines leave no trace in the text."""
         return self.line_end if self.config.lines_end else None

@@ -18,6 +18,7 @@ from seqzoo.decoding.base import (
     row_limits,
     same_parents,
 )
+from seqzoo.parallel.loops import loop_over
 
 # (logits [batch, beams, vocab], time []) -> tokens [batch, beams]
 Choose = Callable[[jax.Array, jax.Array], jax.Array]
@@ -90,7 +91,8 @@ def decode_independently(
         done=jnp.zeros((batch, beams), bool),
         cache=cache,
     )
-    last = lax.while_loop(lambda state: ~jnp.all(state.done), body, first)
+    with loop_over('decode_loop'):
+        last = lax.while_loop(lambda state: ~jnp.all(state.done), body, first)
     return Decoded(
         tokens=last.tokens,
         scores=last.log_probs / length_normalizer(last.lengths, length_penalty),

@@ -2,8 +2,9 @@
 
     Attention(Q, K, V) = softmax(Q K^T / sqrt(key_dim)) V
 
-`'xla'` runs everywhere and is the reference; the fused kernels live in `attention_kernels.py`, and
-the ring over devices that split the length in `ring_attention.py`.
+`'xla'` runs everywhere and is the reference; the fused kernels live in `attention_kernels.py`, the
+ring over devices that split the length in `ring_attention.py`, and attention within a band in
+`banded_attention.py`.
 
 On a mesh that splits the length (context parallelism) every device keeps its own queries. All but
 the ring gather the keys and values, `[length]`, and form `[length / n, length]` scores; the ring
@@ -17,11 +18,18 @@ import jax.numpy as jnp
 
 from seqzoo.errors import ConfigError
 from seqzoo.layers import attention_kernels
+from seqzoo.layers.banded_attention import banded_attention, keys_in_reach
 from seqzoo.layers.dropout import dropout
-from seqzoo.layers.masks import MASKED, causal_mask, combine_masks, segment_mask
+from seqzoo.layers.masks import (
+    MASKED,
+    banded_mask,
+    causal_mask,
+    combine_masks,
+    segment_mask,
+)
 from seqzoo.layers.ring_attention import ring_attention
 from seqzoo.parallel import shards
-from seqzoo.parallel.axes import constrain
+from seqzoo.parallel.axes import constrain, target_platform
 
 Implementation = Literal['auto', 'xla', 'splash', 'cudnn', 'ring']
 
@@ -38,6 +46,7 @@ def dot_product_attention(
     query_segments: jax.Array | None = None,
     key_segments: jax.Array | None = None,
     causal: bool = False,
+    band: int | None = None,
     implementation: Implementation = 'auto',
     dropout_rate: float = 0.0,
     dropout_key: jax.Array | None = None,
@@ -53,6 +62,10 @@ def dot_product_attention(
             segment.
         key_segments: `[batch, key_length]`, given together with `query_segments`.
         causal: query `i` sees the keys `0..i`.
+        band: of these only the last so many, the key `i` among them; for causal self-attention.
+            `'xla'` computes two bands of scores for a query, `'splash'` leaves out the blocks
+            outside, `'cudnn'` computes and masks them. A ring is not taken: every device needs
+            little of what the others hold, and gathers it.
         implementation: `'xla'`; `'splash'` (TPU) and `'cudnn'` (GPU, 16-bit) are fused and never
             form the weights; `'ring'` passes keys and values round the devices that split the
             length; `'auto'` takes the ring for long inputs that are split, else the fused kernel of
@@ -68,13 +81,15 @@ def dot_product_attention(
     Raises:
         ConfigError: a fused kernel was chosen for what it cannot do, or for another platform; or a
             ring for a length that the mesh does not divide.
-        ValueError: only one side has segments.
+        ValueError: only one side has segments, or a band is not causal.
     """
+    if band is not None and not causal:
+        raise ValueError('a band of keys is for causal self-attention')
     if (query_segments is None) != (key_segments is None):
         raise ValueError('query_segments and key_segments are given together or not at all')
     rate = 0.0 if dropout_key is None else dropout_rate
     chosen = choose_implementation(implementation, query, key, value, mask, rate, causal)
-    if chosen == 'ring':
+    if chosen == 'ring' and band is None:
         return ring_attention(
             query,
             key,
@@ -91,16 +106,28 @@ def dot_product_attention(
         key, value = (constrain(x, 'batch', None, 'heads', 'kv') for x in (key, value))
     if chosen == 'splash':
         return attention_kernels.splash_attention(
-            query, key, value, query_segments, key_segments, causal
+            query, key, value, query_segments, key_segments, causal, band
+        )
+    short = band is None or keys_in_reach(key.shape[1], band) == key.shape[1]
+    if band is not None and not short and chosen != 'cudnn' and mask is None:
+        return banded_attention(
+            query,
+            key,
+            value,
+            band,
+            segments=query_segments,
+            dropout_rate=rate,
+            dropout_key=dropout_key,
         )
     segments = None
     if query_segments is not None and key_segments is not None:
         segments = segment_mask(query_segments, key_segments)
+    near = None if band is None else banded_mask(query.shape[1], key.shape[1], band)
     if chosen == 'cudnn':
-        mask = combine_masks(mask, segments)
+        mask = combine_masks(mask, segments, near)
         return attention_kernels.cudnn_attention(query, key, value, mask, causal)
     visible = causal_mask(query.shape[1], key.shape[1]) if causal else None
-    weights = attention_weights(query, key, combine_masks(mask, segments, visible))
+    weights = attention_weights(query, key, combine_masks(mask, segments, visible, near))
     if rate > 0.0 and dropout_key is not None:
         weights = dropout(weights, rate, dropout_key)
     return weighted_values(weights, value)
@@ -150,7 +177,7 @@ def choose_implementation(
         'cudnn': attention_kernels.cudnn_obstacle(query, key, value, dropout_rate),
     }
     if implementation == 'auto':
-        fused = {'tpu': 'splash', 'gpu': 'cudnn'}.get(jax.default_backend())
+        fused = {'tpu': 'splash', 'gpu': 'cudnn'}.get(target_platform())
         if fused is None or obstacles[fused] or key.shape[1] < FUSED_FROM_LENGTH:
             return 'xla'
         return 'splash' if fused == 'splash' else 'cudnn'

@@ -9,6 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from seqzoo.parallel.axes import target_platform
 from seqzoo.parallel.shards import Place, per_device
 
 _BLOCK = 128  # the lane width of a TPU: lengths are padded to a multiple
@@ -51,7 +52,7 @@ def cudnn_obstacle(
 
 def platform_obstacle(implementation: str) -> str | None:
     """Why a kernel cannot run on these devices, as the end of a sentence; `None` if it can."""
-    platform = jax.default_backend()
+    platform = target_platform()
     if implementation == 'splash' and platform != 'tpu' and not _interprets():
         return f'needs a TPU, and JAX runs on {platform} here'
     if implementation == 'cudnn' and platform != 'gpu':
@@ -95,6 +96,7 @@ def splash_attention(
     query_segments: jax.Array | None,
     key_segments: jax.Array | None,
     causal: bool,
+    band: int | None = None,
 ) -> jax.Array:
     """`dot_product_attention` by the Pallas kernel of TPUs; shapes as there.
 
@@ -106,7 +108,7 @@ def splash_attention(
 
     def local(place: Place, **arrays: jax.Array) -> jax.Array:
         del place
-        return _splash_on_one_device(**arrays, causal=causal)
+        return _splash_on_one_device(**arrays, causal=causal, band=band)
 
     arrays = {
         'query': query,
@@ -125,6 +127,7 @@ def _splash_on_one_device(
     query_segments: jax.Array,
     key_segments: jax.Array,
     causal: bool,
+    band: int | None,
 ) -> jax.Array:
     # Imported here: Pallas takes a while, and most processes never need it.
     from jax.experimental.pallas.ops.tpu.splash_attention import (
@@ -140,7 +143,10 @@ def _splash_on_one_device(
         q=_pad(query_segments, 1, _PADDING_SEGMENT), kv=_pad(key_segments, 1, _PADDING_SEGMENT)
     )
     shape = (q.shape[2], k.shape[2])
-    one_head = masks.CausalMask(shape) if causal else masks.FullMask(shape)
+    if band is not None:
+        one_head = masks.LocalMask(shape, (band - 1, 0), 0)
+    else:
+        one_head = masks.CausalMask(shape) if causal else masks.FullMask(shape)
     kernel = kernels.make_splash_mha_single_device(
         mask=masks.MultiHeadMask([one_head] * heads), block_sizes=_block_sizes(*shape)
     )

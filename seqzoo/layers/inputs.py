@@ -1,6 +1,7 @@
 """What a network reads at each position, and how that becomes a vector.
 
     Tokens      ids in a table of vectors                          `[batch, length]` int32
+    Ids         each id as the number that it is                   `[batch, length]` int32
     Spelling    ids, and each word's characters through a network of its own; both vectors side by
                 side: a bidirectional LSTM over the characters, last states (Ling et al. 2015), or a
                 convolution over them, largest value of each filter (Kim et al. 2016; Ma and Hovy
@@ -39,6 +40,19 @@ class SpelledWords:
 
     tokens: jax.Array
     characters: jax.Array
+
+
+@flax.struct.dataclass
+class TypedTokens:
+    """Tokens of one sentence or of two, which stand in one row.
+
+    Attributes:
+        tokens: `[batch, length]` int32.
+        token_types: `[batch, length]` int32, 0 in the first sentence and 1 in the second.
+    """
+
+    tokens: jax.Array
+    token_types: jax.Array
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,6 +152,46 @@ class TokenLayer(nn.Module):
             every = jnp.ones((c.vocab_size or 0, 1), x.dtype)
             x *= embedding_dropout(every, c.token_dropout_rate, self.make_rng('dropout'))[tokens]
         return x
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ids(Inputs):
+    """Ids as single numbers, without a table: for symbols whose order means something, or little.
+
+    Attributes:
+        vocab_size: how many there are; `None` is filled in from the data.
+    """
+
+    vocab_size: int | None = None
+
+    def __post_init__(self) -> None:
+        """Checks the values."""
+        _check_sizes(self, 'vocab_size')
+
+    @property
+    def output_dim(self) -> int:
+        return 1
+
+    def build(self, dtype: Any) -> nn.Module:
+        return IdLayer(dtype)
+
+    def example(self, batch: int, length: int) -> Any:
+        return jnp.arange(batch * length).reshape(batch, length) * 7 % (self.vocab_size or 2)
+
+
+class IdLayer(nn.Module):
+    """Nothing to learn.
+
+    Attributes:
+        dtype: of what comes out.
+    """
+
+    dtype: Any
+
+    def __call__(self, tokens: jax.Array, train: bool) -> jax.Array:
+        """`[batch, length]` ids -> `[batch, length, 1]`."""
+        del train
+        return tokens[..., None].astype(self.dtype)
 
 
 @dataclass(frozen=True, kw_only=True)

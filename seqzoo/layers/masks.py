@@ -18,6 +18,18 @@ def causal_mask(query_length: int, key_length: int, offset: jax.Array | int = 0)
     return (keys <= queries)[None, None]
 
 
+def banded_mask(
+    query_length: int, key_length: int, band: int, offset: jax.Array | int = 0
+) -> jax.Array:
+    """`[1, 1, query_length, key_length]`: query `i` sees keys after position `offset + i - band`.
+
+    Together with `causal_mask` it sees the `band` keys up to its own.
+    """
+    queries = jnp.arange(query_length, dtype=jnp.int32)[:, None] + offset
+    keys = jnp.arange(key_length, dtype=jnp.int32)[None, :]
+    return (keys > queries - band)[None, None]
+
+
 def segment_mask(query_segments: jax.Array, key_segments: jax.Array) -> jax.Array:
     """`[batch, 1, query_length, key_length]`: a query sees the keys of its own segment."""
     return (query_segments[:, :, None] == key_segments[:, None, :])[:, None]

@@ -13,7 +13,14 @@ from seqzoo.layers.attention import (
 )
 from seqzoo.layers.dropout import dropout
 from seqzoo.layers.linear import Linear
-from seqzoo.layers.masks import MASKED, causal_mask, combine_masks, segment_mask
+from seqzoo.layers.masks import (
+    MASKED,
+    banded_mask,
+    causal_mask,
+    combine_masks,
+    segment_mask,
+)
+from seqzoo.layers.positions import Rotary
 from seqzoo.parallel.axes import constrain
 
 
@@ -45,6 +52,10 @@ class MultiHeadAttention(nn.Module):
         dropout_rate: dropout of attention weights; the paper has none.
         implementation: see `dot_product_attention`.
         dtype: dtype of the computation.
+        rotary: turns queries and keys by their positions; `None`: not.
+        band: how many keys a query of causal self-attention sees; `None`: all before it.
+        kernel_init, output_init: how the kernels of the heads and of the output start, where not
+            Glorot uniform.
     """
 
     num_heads: int
@@ -55,20 +66,34 @@ class MultiHeadAttention(nn.Module):
     dropout_rate: float
     implementation: Implementation
     dtype: jnp.dtype
+    rotary: Rotary | None = None
+    band: int | None = None
+    kernel_init: nn.initializers.Initializer | None = None
+    output_init: nn.initializers.Initializer | None = None
 
     def setup(self) -> None:
         """Declares the projections."""
 
         def heads(width: int) -> Linear:
             return Linear(
-                (self.num_heads, width), ('embed',), ('heads', 'kv'), self.use_bias, self.dtype
+                (self.num_heads, width),
+                ('embed',),
+                ('heads', 'kv'),
+                self.use_bias,
+                self.dtype,
+                kernel_init=self.kernel_init,
             )
 
         self.query = heads(self.key_dim)
         self.key = heads(self.key_dim)
         self.value = heads(self.value_dim)
         self.output = Linear(
-            (self.embed_dim,), ('heads', 'kv'), ('embed',), self.use_bias, self.dtype
+            (self.embed_dim,),
+            ('heads', 'kv'),
+            ('embed',),
+            self.use_bias,
+            self.dtype,
+            kernel_init=self.output_init,
         )
 
     def __call__(
@@ -79,21 +104,27 @@ class MultiHeadAttention(nn.Module):
         query_segments: jax.Array | None = None,
         key_segments: jax.Array | None = None,
         causal: bool = False,
+        positions: jax.Array | None = None,
         train: bool = False,
     ) -> jax.Array:
-        """`x` `[batch, query_length, embed]` attends to `memory` `[batch, key_length, embed]`."""
+        """`x` `[batch, query_length, embed]` attends to `memory` `[batch, key_length, embed]`.
+
+        `positions` `[batch or 1, length]` are those of both, for a rotary embedding.
+        """
         names = ('batch', 'length', 'heads', 'kv')
-        query = constrain(self.query(x), *names)
-        key = constrain(self.key(memory), *names)
+        query = constrain(self._turned(self.query(x), positions), *names)
+        key = constrain(self._turned(self.key(memory), positions), *names)
         value = constrain(self.value(memory), *names)
         drop = train and self.dropout_rate > 0.0
         dropout_key = self.make_rng('dropout') if drop else None
         if self.is_mutable_collection('intermediates'):
-            visible = causal_mask(x.shape[1], memory.shape[1]) if causal else None
+            visible, near = causal_mask(x.shape[1], memory.shape[1]) if causal else None, None
+            if self.band is not None:
+                near = banded_mask(x.shape[1], memory.shape[1], self.band)
             segments = None
             if query_segments is not None and key_segments is not None:
                 segments = segment_mask(query_segments, key_segments)
-            weights = attention_weights(query, key, combine_masks(segments, visible))
+            weights = attention_weights(query, key, combine_masks(segments, visible, near))
             self.sow('intermediates', 'attention_weights', weights)
             if dropout_key is not None:
                 weights = dropout(weights, self.dropout_rate, dropout_key)
@@ -106,16 +137,24 @@ class MultiHeadAttention(nn.Module):
                 query_segments=query_segments,
                 key_segments=key_segments,
                 causal=causal,
+                band=self.band,
                 implementation=self.implementation,
                 dropout_rate=self.dropout_rate,
                 dropout_key=dropout_key,
             )
         return self.output(constrain(result, *names))
 
-    def project(self, memory: jax.Array) -> KeysValues:
+    def _turned(self, x: jax.Array, positions: jax.Array | None) -> jax.Array:
+        if self.rotary is None:
+            return x
+        assert positions is not None
+        return self.rotary(x, positions)
+
+    def project(self, memory: jax.Array, positions: jax.Array | None = None) -> KeysValues:
         """Keys and values of `memory` `[batch, time, embed]`, to `attend` to many times."""
+        key = self._turned(self.key(memory), positions)
         # [batch, time, heads, kv] -> [batch, heads, time, kv]
-        return KeysValues(self.key(memory).swapaxes(1, 2), self.value(memory).swapaxes(1, 2))
+        return KeysValues(key.swapaxes(1, 2), self.value(memory).swapaxes(1, 2))
 
     def empty_cache(self, batch: int, slots: int) -> KeysValues:
         """Room for the keys and values of `slots` tokens."""
@@ -125,11 +164,18 @@ class MultiHeadAttention(nn.Module):
             jnp.zeros((*shape, self.value_dim), self.dtype),
         )
 
-    def attend(self, x: jax.Array, memory: KeysValues, mask: jax.Array | None) -> jax.Array:
+    def attend(
+        self,
+        x: jax.Array,
+        memory: KeysValues,
+        mask: jax.Array | None,
+        positions: jax.Array | None = None,
+    ) -> jax.Array:
         """`x` `[batch, query_length, embed]` attends to projected memory under a boolean mask."""
         # The same mathematics as `dot_product_attention`, in the layout of the cache. The keys
         # stand on the left of their product: XLA on CPU takes three times as long for Q K^T.
-        query = self.query(x).swapaxes(1, 2) * jnp.asarray(self.key_dim**-0.5, self.dtype)
+        query = self._turned(self.query(x), positions).swapaxes(1, 2)
+        query *= jnp.asarray(self.key_dim**-0.5, self.dtype)
         scores = jnp.einsum(
             'bhkd,bhqd->bhkq', memory.keys, query, preferred_element_type=jnp.float32
         )
@@ -143,20 +189,49 @@ class MultiHeadAttention(nn.Module):
         return self.output(result.swapaxes(1, 2))
 
     def extend(
-        self, x: jax.Array, cache: KeysValues, slot: jax.Array, mask: jax.Array
+        self,
+        x: jax.Array,
+        cache: KeysValues,
+        slot: jax.Array,
+        mask: jax.Array,
+        *,
+        positions: jax.Array | None = None,
+        lengths: jax.Array | None = None,
     ) -> tuple[jax.Array, KeysValues]:
         """Writes keys and values of `x` into slots `slot..slot + n - 1`, then attends.
 
         Args:
             x: `[batch, n, embed]`, new tokens.
             cache: earlier tokens; written in place where the caller donates it.
-            slot: int32 scalar, the first free slot.
+            slot: int32, the first free slot: a scalar, or `[batch]` where rows differ.
             mask: what the new tokens see of all slots, `[batch or 1, 1, n, slots]`.
+            positions: `[batch or 1, n]` of the new tokens, for a rotary embedding.
+            lengths: `[batch]`, how many of the new tokens each row keeps; with such slots.
         """
-        new = self.project(x)
-        start = (0, 0, slot, 0)
-        cache = KeysValues(
-            jax.lax.dynamic_update_slice(cache.keys, new.keys, start),
-            jax.lax.dynamic_update_slice(cache.values, new.values, start),
-        )
-        return self.attend(x, cache, mask), cache
+        new = self.project(x, positions)
+        if slot.ndim == 0:
+            start = (0, 0, slot, 0)
+            cache = KeysValues(
+                jax.lax.dynamic_update_slice(cache.keys, new.keys, start),
+                jax.lax.dynamic_update_slice(cache.values, new.values, start),
+            )
+        else:
+            assert lengths is not None
+            cache = jax.tree.map(lambda old, own: _write_rows(old, own, slot, lengths), cache, new)
+        return self.attend(x, cache, mask, positions), cache
+
+
+def _write_rows(
+    cache: jax.Array, new: jax.Array, slots: jax.Array, lengths: jax.Array
+) -> jax.Array:
+    """`cache` with the first `lengths` of `new` `[batch, heads, n, kv]` in each row's own slots."""
+    n, room = new.shape[2], cache.shape[2]
+    if n == 1:  # in place
+        rows = jnp.arange(cache.shape[0])
+        here = jnp.where(lengths > 0, slots, room)  # outside: nothing is written
+        return cache.at[rows, :, here].set(new[:, :, 0], mode='drop')
+    # A prompt: one pass over the cache, where a scatter would write token by token.
+    number = jnp.arange(room, dtype=jnp.int32) - slots[:, None]  # [batch, room], of the new token
+    taken = jnp.take_along_axis(new, jnp.clip(number, 0, n - 1)[:, None, :, None], axis=2)
+    is_new = (number >= 0) & (number < lengths[:, None])
+    return jnp.where(is_new[:, None, :, None], taken, cache)

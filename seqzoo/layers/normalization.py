@@ -14,16 +14,20 @@ class LayerNorm(nn.Module):
 
     Attributes:
         epsilon: added to the variance.
+        use_bias: whether `bias` exists.
     """
 
     epsilon: float = 1e-6
+    use_bias: bool = True
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """`x`: `[..., embed]`; the result has its dtype."""
         size = (x.shape[-1],)
         scale = self.param('scale', named(nn.initializers.ones, 'embed'), size, jnp.float32)
-        bias = self.param('bias', named(nn.initializers.zeros, 'embed'), size, jnp.float32)
+        bias = jnp.zeros(size)
+        if self.use_bias:
+            bias = self.param('bias', named(nn.initializers.zeros, 'embed'), size, jnp.float32)
         return layer_norm(x, scale, bias, self.epsilon)
 
 

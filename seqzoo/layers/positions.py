@@ -1,5 +1,6 @@
-"""Where a token stands: position numbers, sinusoids, and learned position vectors."""
+"""Where a token stands: position numbers, sinusoids, learned position vectors, and rotations."""
 
+from dataclasses import dataclass
 from typing import Literal
 
 import jax
@@ -59,15 +60,48 @@ class LearnedPositions(nn.Module):
     Attributes:
         max_length: rows of the table.
         embed_dim: columns.
+        table_init: how the table starts; `None`: normal, standard deviation `embed_dim ** -0.5`.
     """
 
     max_length: int
     embed_dim: int
+    table_init: nn.initializers.Initializer | None = None
 
     @nn.compact
     def __call__(self, positions: jax.Array) -> jax.Array:
         """`[...]` integers below `max_length` -> `[..., embed]` float32."""
-        init = nn.initializers.normal(self.embed_dim**-0.5)
+        init = self.table_init or nn.initializers.normal(self.embed_dim**-0.5)
         shape = (self.max_length, self.embed_dim)
         table = self.param('table', named(init, 'position', 'embed'), shape, jnp.float32)
         return jnp.take(table, positions, axis=0)
+
+
+@dataclass(frozen=True)
+class Rotary:
+    """Rotary position embedding (Su et al. 2021, "RoFormer", equation 34), of a part of each head.
+
+    Queries and keys are turned by angles that grow with their positions, so that their products
+    depend on the distance alone. Column `i` is paired with column `i + dims / 2`, as GPT-NeoX has
+    it; the paper pairs neighbours, the same up to the order of the columns.
+
+    Attributes:
+        dims: how many of the first columns of a head are turned, an even number.
+        base: pair `i` turns by `position / base ** (2 i / dims)`.
+    """
+
+    dims: int
+    base: float = 10_000.0
+
+    def __call__(self, x: jax.Array, positions: jax.Array) -> jax.Array:
+        """Turns `x` `[batch, length, heads, kv]` at `positions` `[batch or 1, length]`."""
+        columns = np.arange(0, self.dims, 2, dtype=np.float64)
+        frequencies = (self.base ** (-columns / self.dims)).astype(np.float32)
+        angles = positions[..., None, None].astype(jnp.float32) * frequencies
+        sine, cosine = jnp.sin(angles), jnp.cos(angles)  # [batch or 1, length, 1, dims / 2]
+        half = self.dims // 2
+        turned = x[..., : self.dims].astype(jnp.float32)
+        first, second = turned[..., :half], turned[..., half:]
+        turned = jnp.concatenate(
+            [first * cosine - second * sine, second * cosine + first * sine], axis=-1
+        )
+        return jnp.concatenate([turned.astype(x.dtype), x[..., self.dims :]], axis=-1)

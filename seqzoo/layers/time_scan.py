@@ -23,6 +23,9 @@ from typing import Any, NamedTuple, Protocol
 import jax
 import jax.numpy as jnp
 
+from seqzoo.parallel.axes import constrain, target_platform
+from seqzoo.parallel.loops import loop_over
+
 Carry = dict[str, jax.Array]  # float32 [batch, ...]; 'h' is what a step gives out
 Arrays = dict[str, jax.Array]
 Product = Callable[[str, jax.Array], jax.Array]
@@ -87,8 +90,8 @@ _UNROLL = {'cpu': 1, 'gpu': 4, 'tpu': 4}
 
 
 def default_unroll() -> int:
-    """Steps per turn of the loop on the backend in use."""
-    return _UNROLL.get(jax.default_backend(), 1)
+    """Steps per turn of the loop on the devices that the program is for."""
+    return _UNROLL.get(target_platform(), 1)
 
 
 def time_scan(
@@ -115,11 +118,21 @@ def time_scan(
     """
     how = _How(cell, reverse, default_unroll() if unroll is None else unroll)
     control = Control() if control is None else control
+    terms = terms._replace(kernels={n: _gathered(kernel) for n, kernel in terms.kernels.items()})
     scan: Any = _scan  # pyright does not see through custom_vjp
     outputs, last = scan(how, *terms, carry, control)
     if control.keep is not None:
         outputs = jnp.where(control.keep[..., None], outputs, 0.0)
     return outputs, last
+
+
+def _gathered(kernel: jax.Array) -> jax.Array:
+    """A kernel that every device has in full before the loop begins, whatever splits its parameter:
+    otherwise each step would wait for its parts. Examples with kernels of their own keep them.
+    """
+    if kernel.ndim > 3:
+        return constrain(kernel, 'batch', *[None] * (kernel.ndim - 1))
+    return constrain(kernel, *[None] * kernel.ndim)
 
 
 def boundaries(segments: jax.Array, *, reverse: bool = False) -> Control:
@@ -175,7 +188,8 @@ def in_chunks(
     whole = jax.tree.map(lambda x: x[first:second], sequences)
     left_over = jax.tree.map(lambda x: x[:first] if reverse else x[second:], sequences)
     chunks = jax.tree.map(lambda x: x.reshape(-1, steps, *x.shape[1:]), whole)
-    carry, outputs = jax.lax.scan(body, carry, chunks, reverse=reverse)
+    with loop_over('time_scan'):
+        carry, outputs = jax.lax.scan(body, carry, chunks, reverse=reverse)
     outputs = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), outputs)
     if rest:
         carry, more = jax.checkpoint(body)(carry, left_over)
@@ -302,6 +316,18 @@ def _step(
     return _end(new, carry, control.keep), product.totals
 
 
+def _at(time: jax.Array, sequences: Arrays) -> Arrays:
+    """One step of `[length, ...]`."""
+    take = functools.partial(jax.lax.dynamic_index_in_dim, index=time, keepdims=False)
+    return {name: take(x) for name, x in sequences.items()}
+
+
+def _put(time: jax.Array, sequences: Arrays, step: Arrays) -> Arrays:
+    """`sequences` with one step replaced; in a loop that carries them nothing is copied."""
+    put = jax.lax.dynamic_update_index_in_dim
+    return {n: put(x, step[n].astype(x.dtype), time, axis=0) for n, x in sequences.items()}
+
+
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _scan(
     how: _How,
@@ -323,7 +349,8 @@ def _scan(
     if {x.shape[0] for x in jax.tree.leaves(now)} == {1}:  # decoding: no loop around one step
         last, output = body(carry, jax.tree.map(lambda x: x[0], now))
         return output[None], last
-    last, outputs = jax.lax.scan(body, carry, now, reverse=how.reverse, unroll=how.unroll)
+    with loop_over('time_scan'):
+        last, outputs = jax.lax.scan(body, carry, now, reverse=how.reverse, unroll=how.unroll)
     return outputs, last
 
 
@@ -342,9 +369,10 @@ def _scan_forward(
         new, totals = _step(how, terms, carry, *now)
         return new, (new['h'], carry, totals)
 
-    last, (outputs, carries, totals) = jax.lax.scan(
-        body, carry, (inputs, control), reverse=how.reverse, unroll=how.unroll
-    )
+    with loop_over('time_scan'):
+        last, (outputs, carries, totals) = jax.lax.scan(
+            body, carry, (inputs, control), reverse=how.reverse, unroll=how.unroll
+        )
     # Of an input that was added to a product, only the width and the dtype matter from here on.
     shadows = {name: jnp.zeros((0, x.shape[-1]), x.dtype) for name, x in inputs.items()}
     free = _unattached(inputs, kernels)
@@ -356,10 +384,12 @@ def _scan_backward(how: _How, saved: Any, gradient: tuple[jax.Array, Carry]) -> 
     d_outputs, d_last = gradient
     transposed = {name: jnp.swapaxes(kernel, -1, -2) for name, kernel in kernels.items()}
 
+    # Gradients are written over the totals that they belong to: one array where there were two.
     def body(state: Any, now: Any) -> tuple[Any, Any]:
-        d_new, d_vectors = state
-        d_output, carry, totals, free, control = now
+        d_new, d_vectors, whole = state  # gradients in the steps done, totals in those to come
+        time, d_output, carry, free, control = now
         d_new = {**d_new, 'h': d_new['h'] + d_output}
+        totals = _at(time, whole)
         taps = {name: jnp.zeros(x.shape, jnp.float32) for name, x in totals.items()}
 
         def again(
@@ -371,17 +401,18 @@ def _scan_backward(how: _How, saved: Any, gradient: tuple[jax.Array, Carry]) -> 
 
         _, vjp, values = jax.vjp(again, vectors, free, carry, taps, has_aux=True)
         more, d_free, d_carry, d_totals = vjp(d_new)
-        d_totals = {name: x.astype(totals[name].dtype) for name, x in d_totals.items()}
-        return (d_carry, jax.tree.map(jnp.add, d_vectors, more)), (d_totals, d_free, values)
+        d_vectors = jax.tree.map(jnp.add, d_vectors, more)
+        return (d_carry, d_vectors, _put(time, whole, d_totals)), (d_free, values)
 
     none = jax.tree.map(jnp.zeros_like, vectors)
-    (d_carry, d_vectors), (d_totals, d_inputs, values) = jax.lax.scan(
-        body,
-        (d_last, none),
-        (d_outputs, carries, totals, free, control),
-        reverse=not how.reverse,
-        unroll=how.unroll,
-    )
+    with loop_over('time_scan'):
+        (d_carry, d_vectors, d_totals), (d_inputs, values) = jax.lax.scan(
+            body,
+            (d_last, none, totals),
+            (jnp.arange(d_outputs.shape[0]), d_outputs, carries, free, control),
+            reverse=not how.reverse,
+            unroll=how.unroll,
+        )
     d_kernels = {k: _kernel_gradient(values[k], d_totals[k], kernels[k]) for k in kernels}
     for name, shadow in shadows.items():
         if name in kernels:

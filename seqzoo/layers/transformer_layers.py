@@ -7,6 +7,10 @@ With post-norm (Vaswani et al. 2017, section 5.4) every sublayer computes
 and with pre-norm (Xiong et al. 2020, arXiv:2002.04745), which trains without warm-up and deeper,
 
     x <- x + Dropout(Sublayer(LayerNorm(x)))
+
+or, with both sublayers of a pre-norm layer in parallel (Wang and Komatsuzaki 2021, GPT-J),
+
+    x <- x + Dropout(Attention(LayerNorm_1(x))) + Dropout(FeedForward(LayerNorm_2(x)))
 """
 
 from dataclasses import dataclass
@@ -22,6 +26,7 @@ from seqzoo.layers.dropout import Dropout
 from seqzoo.layers.feedforward import Activation, FeedForward
 from seqzoo.layers.multi_head_attention import KeysValues, MultiHeadAttention
 from seqzoo.layers.normalization import LayerNorm
+from seqzoo.layers.positions import Rotary
 from seqzoo.parallel.axes import constrain
 
 Norm = Literal['post', 'pre']
@@ -46,6 +51,14 @@ class LayerConfig:
         mlp_activation: non-linearity of the feed-forward layer.
         dtype: dtype of activations.
         attention_implementation: see `dot_product_attention`.
+        mlp_bias: biases in the feed-forward layer.
+        norm_bias: biases in layer normalisation.
+        kernel_init: how kernels start, where `kernel_std` does not say it; `None`: Glorot uniform.
+        kernel_std: kernels start normal with this standard deviation.
+        residual_kernel_std: the same of the kernels whose products enter the residual stream.
+        parallel_residual: both sublayers of a causal layer read the same stream; needs `'pre'`.
+        rotary: position embedding of queries and keys in causal layers.
+        band: how many keys a query of a causal layer sees; `None`: all before it.
     """
 
     embed_dim: int
@@ -62,6 +75,14 @@ class LayerConfig:
     mlp_activation: Activation
     dtype: jnp.dtype
     attention_implementation: Implementation
+    mlp_bias: bool = True
+    norm_bias: bool = True
+    kernel_init: nn.initializers.Initializer | None = None
+    kernel_std: float | None = None
+    residual_kernel_std: float | None = None
+    parallel_residual: bool = False
+    rotary: Rotary | None = None
+    band: int | None = None
 
 
 @flax.struct.dataclass
@@ -72,12 +93,14 @@ class Context:
         segments: `[batch, length]` of the stream, or `None`: every position is real.
         memory: decoder only: `[batch, source_length, embed]`, the encoder's output.
         memory_segments: `[batch, source_length]`, or `None`.
+        positions: `[batch or 1, length]` of the stream, for rotary embeddings.
         train: whether dropout is on.
     """
 
     segments: jax.Array | None = None
     memory: jax.Array | None = None
     memory_segments: jax.Array | None = None
+    positions: jax.Array | None = None
     train: bool = flax.struct.field(pytree_node=False, default=False)
 
 
@@ -91,7 +114,7 @@ class Residual(nn.Module):
 
     def setup(self) -> None:
         """Declares the sublayers."""
-        self.layer_norm = LayerNorm(self.config.norm_epsilon)
+        self.layer_norm = LayerNorm(self.config.norm_epsilon, self.config.norm_bias)
         self.dropout = Dropout(self.config.dropout_rate)
 
     def read(self, x: jax.Array) -> jax.Array:
@@ -130,6 +153,79 @@ class EncoderLayer(nn.Module):
         x = self.self_attention_residual.write(x, h, context.train)
         h = self.feed_forward(self.feed_forward_residual.read(x), context.train)
         return self.feed_forward_residual.write(x, h, context.train)
+
+
+class CausalLayer(nn.Module):
+    """Causal self-attention and a feed-forward layer, one after the other or in parallel."""
+
+    config: LayerConfig
+
+    def setup(self) -> None:
+        """Declares the sublayers."""
+        self.self_attention = _attention(self.config)
+        self.self_attention_residual = Residual(self.config)
+        self.feed_forward = _feed_forward(self.config)
+        self.feed_forward_residual = Residual(self.config)
+
+    def __call__(self, x: jax.Array, context: Context) -> jax.Array:
+        """`[batch, length, embed]` to the same shape."""
+        h = self.self_attention_residual.read(x)
+        h = self.self_attention(
+            h,
+            h,
+            query_segments=context.segments,
+            key_segments=context.segments,
+            causal=True,
+            positions=context.positions,
+            train=context.train,
+        )
+        return self._finish(x, h, context.train)
+
+    def empty_cache(self, batch: int, slots: int) -> KeysValues:
+        """Room for `slots` tokens."""
+        return self.self_attention.empty_cache(batch, slots)
+
+    def extend(
+        self,
+        x: jax.Array,
+        cache: KeysValues,
+        slot: jax.Array,
+        mask: jax.Array,
+        positions: jax.Array,
+        lengths: jax.Array | None = None,
+    ) -> tuple[jax.Array, KeysValues]:
+        """`[batch, n, embed]` new tokens; see `MultiHeadAttention.extend`."""
+        h = self.self_attention_residual.read(x)
+        h, cache = self.self_attention.extend(
+            h, cache, slot, mask, positions=positions, lengths=lengths
+        )
+        return self._finish(x, h), cache
+
+    def _finish(self, x: jax.Array, attended: jax.Array, train: bool = False) -> jax.Array:
+        """The stream after both sublayers."""
+        if self.config.parallel_residual:
+            h = self.feed_forward(self.feed_forward_residual.read(x), train)
+            x = self.self_attention_residual.write(x, attended, train)
+        else:
+            x = self.self_attention_residual.write(x, attended, train)
+            h = self.feed_forward(self.feed_forward_residual.read(x), train)
+        return self.feed_forward_residual.write(x, h, train)
+
+
+class LayerGroup(nn.Module):
+    """Layers of several kinds that a stack repeats together, such as dense and banded in turn.
+
+    Attributes:
+        layers: the kinds, in their order.
+    """
+
+    layers: tuple[nn.Module, ...]
+
+    def __call__(self, x: jax.Array, context: Context) -> jax.Array:
+        """`[batch, length, embed]` to the same shape."""
+        for layer in self.layers:
+            x = layer(x, context)  # pyright: ignore[reportCallIssue]
+        return x
 
 
 class DecoderLayer(nn.Module):
@@ -208,8 +304,24 @@ def _attention(c: LayerConfig) -> MultiHeadAttention:
         dropout_rate=c.attention_dropout_rate,
         implementation=c.attention_implementation,
         dtype=c.dtype,
+        rotary=c.rotary,
+        band=c.band,
+        kernel_init=_start(c, c.kernel_std),
+        output_init=_start(c, c.residual_kernel_std),
     )
 
 
 def _feed_forward(c: LayerConfig) -> FeedForward:
-    return FeedForward(c.mlp_dim, c.mlp_activation, c.mlp_dropout_rate, c.dtype)
+    return FeedForward(
+        c.mlp_dim,
+        c.mlp_activation,
+        c.mlp_dropout_rate,
+        c.dtype,
+        use_bias=c.mlp_bias,
+        kernel_init=_start(c, c.kernel_std),
+        output_init=_start(c, c.residual_kernel_std),
+    )
+
+
+def _start(c: LayerConfig, std: float | None) -> nn.initializers.Initializer | None:
+    return c.kernel_init if std is None else nn.initializers.normal(std)

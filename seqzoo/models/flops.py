@@ -15,11 +15,13 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from seqzoo.layers.banded_attention import keys_in_reach
 from seqzoo.layers.inputs import Inputs, Numbers, Spelling
 
 if TYPE_CHECKING:
     from seqzoo.layers.mixture import MixtureConfig
     from seqzoo.layers.recurrent import RecurrentConfig
+    from seqzoo.layers.transformer_layers import LayerConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,6 +124,27 @@ def feed_forward_flops(*, tokens: int, embed_dim: int, mlp_dim: int, gated: bool
     """A position-wise layer in and out of `mlp_dim`; `gated` ones have two matrices in."""
     products = 3 if gated else 2
     return Flops(feed_forward=products * matmul_flops(tokens, mlp_dim, embed_dim))
+
+
+def causal_layer_flops(config: 'LayerConfig', *, batch: int, length: int) -> Flops:
+    """Causal self-attention, all pairs of positions or the blocks of a band, and feed-forward."""
+    attention = attention_flops(
+        batch=batch,
+        query_length=length,
+        key_length=length,
+        embed_dim=config.embed_dim,
+        num_heads=config.num_heads,
+        key_dim=config.key_dim,
+        value_dim=config.value_dim,
+    )
+    reach = length if config.band is None else keys_in_reach(length, config.band)
+    # A last block that is not full is computed as if it were.
+    queries = length if reach == length else -(-length // (reach // 2)) * (reach // 2)
+    scores = attention.attention_scores // length**2 * queries * reach
+    feed_forward = feed_forward_flops(
+        tokens=batch * length, embed_dim=config.embed_dim, mlp_dim=config.mlp_dim
+    )
+    return dataclasses.replace(attention, attention_scores=scores) + feed_forward
 
 
 def logits_flops(*, tokens: int, embed_dim: int, vocab_size: int) -> Flops:

@@ -2,7 +2,8 @@
 
     per step        o_t = D(h_t) W + b
     per sequence    o = D(p) W + b, with p one of
-        last        what the encoder offers itself: of a recurrent one the last states
+        last        what the encoder offers itself: of a recurrent one the last states, of BERT
+                    what its pooler makes of the first position
         mean, max   over the positions, feature by feature
         attention   sum_t a_t h_t,  a = softmax_t(u . tanh(h_t A + c))       (Yang et al. 2016,
                                                                               equations 5 to 7)
@@ -29,6 +30,7 @@ from seqzoo.models.base import (
     EncoderOutput,
     LabelingConfig,
     LabelOutput,
+    ModelConfig,
 )
 from seqzoo.models.flops import Flops, matmul_flops
 from seqzoo.models.recurrent_encoder import RecurrentEncoderConfig
@@ -77,6 +79,14 @@ class LabelerConfig(LabelingConfig):
         layers = RecurrentConfig(cell=Elman(hidden_dim=8), output_dropout_rate=0.1)
         encoder = RecurrentEncoderConfig(inputs=Tokens(vocab_size=16, embed_dim=8), layers=layers)
         return cls(encoder=encoder, num_outputs=3, pooling='attention', dropout_rate=0.1)
+
+    @property
+    def backbone(self) -> tuple[str, ...]:
+        return ('encoder', *self.encoder.backbone)
+
+    @property
+    def backbone_config(self) -> ModelConfig:
+        return self.encoder.backbone_config
 
     def example_inputs(self, batch: int = 2, length: int = 8) -> tuple[jax.Array, ...]:
         """What the encoder reads."""
@@ -136,8 +146,8 @@ class LabeledEncoder(nn.Module):
         if pooling == 'last':
             if found.pooled is None:
                 raise ConfigError(
-                    'pooling is last, but this encoder has no last state: choose mean, max or '
-                    'attention'
+                    'pooling is last, but this encoder offers no vector of a whole sequence: '
+                    'choose mean, max or attention'
                 )
             return found.pooled
         shape = features.shape[:2]

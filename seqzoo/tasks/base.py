@@ -69,6 +69,7 @@ class Decoding:
         n_best: how many outputs per input are returned.
         rows: inputs decoded at a time.
         seed: of sampling.
+        banned: ids that are never chosen; some checkpoints ban their filling.
     """
 
     method: Literal['beam', 'greedy', 'sample'] = 'beam'
@@ -82,6 +83,7 @@ class Decoding:
     n_best: int = 1
     rows: int = 64
     seed: int = 0
+    banned: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         if self.method not in ('beam', 'greedy', 'sample'):
@@ -253,14 +255,34 @@ class Task(abc.ABC):
     def plan(self, prepared: Prepared, batch: BatchConfig, seed: int) -> Any:
         """The batch plan of the training split."""
 
-    def nominal_plan(self, batch: BatchConfig, seed: int) -> Any:
-        """A plan of full batches as `plan` makes them, for measuring where there is no data.
+    def nominal_plan(self, batch: BatchConfig) -> Any:
+        """A plan of the shapes that batches will have, made without any data: of examples of every
+        length. It has all buckets, `batch_specs` and `first_carry` take it, and nothing is read.
 
         Raises:
-            UserError: the data alone says what a batch is.
+            UserError: this task cannot say what its data will look like.
         """
+        del batch
+        raise UserError(f'{type(self).__name__} does not know its batches before it has the data.')
+
+    def nominal_search(
+        self, model: nn.Module, config: ModelConfig, batch: BatchConfig, decoding: Decoding
+    ) -> tuple[Callable[[Any, Batch], Any], Mapping[str, ArraySpec]]:
+        """What `predict` compiles for its longest input, and the arrays that it takes.
+
+        Args:
+            model: the module.
+            config: that it was built from, every size filled in.
+            batch: its longest bucket is the length of the inputs.
+            decoding: how to search; `rows` inputs at a time.
+
+        Raises:
+            UserError: nothing is searched for in this task.
+        """
+        del model, config, batch, decoding
         raise UserError(
-            f'The batches of {self.data_name} are known only from its data; give --data-dir.'
+            f'{type(self).__name__} searches for nothing: there is no decoding to compile; leave '
+            '--decode out.'
         )
 
     @abc.abstractmethod

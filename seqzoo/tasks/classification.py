@@ -57,6 +57,10 @@ class Classification(LabelingTask):
         """What the model reads of each example."""
 
     @abc.abstractmethod
+    def nominal_column(self, lengths: Sequence[int]) -> Column:
+        """A column as of `column`, of inputs of these lengths."""
+
+    @abc.abstractmethod
     def input_sizes(self, learnt: Mapping[str, Any] | None) -> dict[str, int]:
         """The part of `sizes` that concerns the model's inputs."""
 
@@ -83,6 +87,10 @@ class Classification(LabelingTask):
     def encode(self, examples: Labelled, learnt: Mapping[str, Any]) -> Columns:
         inputs = self.column(examples.inputs, learnt)
         return Columns({'inputs': inputs, 'label': Fixed(examples.labels)})
+
+    def nominal_table(self, lengths: Sequence[int]) -> Columns:
+        labels = Fixed(np.zeros(len(lengths), np.int32))
+        return Columns({'inputs': self.nominal_column(lengths), 'label': labels})
 
     def _filled(self, model: ModelConfig, learnt: Mapping[str, Any] | None) -> ModelConfig:
         if len(self.corpus.classes) == 2 and getattr(model, 'num_outputs', None) == 1:
@@ -183,6 +191,9 @@ class TextClassification(Classification):
         found = [words.encode(self.words.words(text) or ['']) for text in inputs]
         return Ragged.of(found)
 
+    def nominal_column(self, lengths: Sequence[int]) -> Column:
+        return Ragged.blank(lengths)
+
     def input_sizes(self, learnt: Mapping[str, Any] | None) -> dict[str, int]:
         if learnt is None:
             return {'vocab_size': self.words.vocab_size or 20_000}
@@ -206,6 +217,9 @@ class SeriesClassification(Classification):
     def column(self, inputs: Sequence[np.ndarray], learnt: Mapping[str, Any]) -> Column:
         del learnt
         return Ragged.of(inputs, np.float32)  # also of equal lengths: buckets may be longer
+
+    def nominal_column(self, lengths: Sequence[int]) -> Column:
+        return Ragged.blank(lengths, np.float32, self.input_dim)
 
     def input_sizes(self, learnt: Mapping[str, Any] | None) -> dict[str, int]:
         del learnt

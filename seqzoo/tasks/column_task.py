@@ -22,7 +22,7 @@ import numpy as np
 from flax import linen as nn
 
 from seqzoo.data.batching import ArraySpec, BatchConfig
-from seqzoo.data.bucketing import BucketPlan, EvaluationPlan
+from seqzoo.data.bucketing import BucketPlan, EvaluationPlan, geometric_ladder
 from seqzoo.data.columns import Column, Columns, Fixed, Ragged
 from seqzoo.data.pipeline import step_batches, step_specs
 from seqzoo.errors import UserError
@@ -144,6 +144,11 @@ class ColumnTask(Task):
             learnt: what `learn` found.
         """
 
+    def nominal_table(self, lengths: Sequence[int]) -> Columns:
+        """Examples of these lengths, in columns as of `encode`, whatever stands in them."""
+        del lengths
+        raise UserError(f'{type(self).__name__} does not know its batches before it has the data.')
+
     # What follows from it
 
     @property
@@ -180,6 +185,10 @@ class ColumnTask(Task):
 
     def plan(self, prepared: Prepared, batch: BatchConfig, seed: int) -> TablePlan:
         return TablePlan(_tables(prepared)['train'], batch, seed=seed)
+
+    def nominal_plan(self, batch: BatchConfig) -> TablePlan:
+        lengths = batch.buckets or geometric_ladder(batch.max_length, batch.length_multiple)
+        return TablePlan(self.nominal_table(lengths), batch)
 
     def batches(
         self,

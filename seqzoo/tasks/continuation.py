@@ -24,6 +24,7 @@ from seqzoo.parallel.rows import row_share
 from seqzoo.tasks.base import Batch, Decoding, Prediction, Runtime
 from seqzoo.tasks.sequence_search import causal_search, position_limit
 
+BLANK = '____'  # stands in a text for what a model is asked about
 _SHORTEST = 8  # tokens of the first bucket of prompts; each further one is twice as long
 
 _log = logging.getLogger('seqzoo.tasks')
@@ -34,7 +35,7 @@ class NextTokens:
     """What a model expects after a prompt.
 
     Attributes:
-        prompt: as it was given.
+        prompt: as it was given, with a `BLANK` where that is not its end.
         tokens: the most probable next tokens, as labels, in falling order.
         probabilities: of each, from 0 to 1.
     """
@@ -42,6 +43,19 @@ class NextTokens:
     prompt: str
     tokens: tuple[str, ...]
     probabilities: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class _Prompt:
+    """What is read of a prompt.
+
+    Attributes:
+        tokens: all that the model reads, at least one.
+        own: those of them that are text of the prompt.
+    """
+
+    tokens: np.ndarray
+    own: np.ndarray
 
 
 def continue_prompts(
@@ -54,8 +68,8 @@ def continue_prompts(
 ) -> list[Prediction]:
     """Continues lines; one prediction a prompt, in order: prompt and text are the whole text.
 
-    A prompt is read as the beginning of a line: after what closes the line before it. An empty one
-    begins a line.
+    A prompt is read after what the tokenizer says stands before one: what closes the line before
+    it, or nothing. An empty one begins a line.
 
     Raises:
         UserError: a prompt has characters that the vocabulary lacks, or the model has no room.
@@ -75,7 +89,8 @@ def continue_prompts(
         )
         for row in np.flatnonzero(item.example_ids >= 0):
             number = int(item.example_ids[row])
-            found[number] = _read(decoded, int(row), tokenizer, encoded[number], decoding, stop)
+            own = encoded[number].own
+            found[number] = _read(decoded, int(row), tokenizer, own, decoding, stop)
         done += item.examples
         progress(done, len(prompts))
     return found
@@ -118,12 +133,15 @@ def next_tokens(
 
 def _encoded(
     model: nn.Module, tokenizer: TextTokenizer, prompts: Sequence[str], room: int
-) -> list[np.ndarray]:
-    """Prompts as the model reads them, at least one token each."""
+) -> list[_Prompt]:
+    """Prompts as the model reads them."""
     if not isinstance(model, CausalLM):
         raise UserError(f'{type(model).__name__} is no language model: it cannot continue a text.')
-    lines = tokenizer.encode_batch(prompts)
-    encoded = [np.concatenate([[tokenizer.line_end], ids]).astype(np.int32) for ids in lines]
+    before, begin = tokenizer.prompt_start, (tokenizer.line_end,)
+    encoded = [
+        _Prompt(np.concatenate([before if len(ids) else begin, ids]).astype(np.int32), ids)
+        for ids in tokenizer.encode_batch(prompts)
+    ]
     limit = position_limit(model)
     if limit is None:
         return encoded
@@ -132,23 +150,23 @@ def _encoded(
             f'decode.extra_length is {room}, but the model has only {limit} positions, for prompt '
             'and continuation together; lower it.'
         )
-    if cut := sum(len(ids) > limit - room for ids in encoded):
-        _log.warning(
-            '%d prompts are longer than %d tokens: their ends were read', cut, limit - room
-        )
-    return [ids[-(limit - room) :] for ids in encoded]
+    most = limit - room
+    if cut := sum(len(prompt.tokens) > most for prompt in encoded):
+        _log.warning('%d prompts are longer than %d tokens: their ends were read', cut, most)
+    return [_Prompt(prompt.tokens[-most:], prompt.own[-most:]) for prompt in encoded]
 
 
-def _batches(runtime: Runtime, prompts: list[np.ndarray], rows: int) -> Iterator[StepBatch]:
+def _batches(runtime: Runtime, prompts: list[_Prompt], rows: int) -> Iterator[StepBatch]:
     """Prompts of like length together, in few shapes: arrays `tokens`, `segments`, `rows`."""
     if not prompts:
         return
     buckets = [_SHORTEST]
-    while buckets[-1] < max(map(len, prompts)):
+    tokens = [prompt.tokens for prompt in prompts]
+    while buckets[-1] < max(map(len, tokens)):
         buckets.append(2 * buckets[-1])
     if (limit := position_limit(runtime.model)) is not None:
-        buckets = [length for length in buckets if length < limit] + [min(buckets[-1], limit)]
-    table = Columns({'tokens': Ragged.of(prompts)})
+        buckets = sorted({min(length, limit) for length in buckets})
+    table = Columns({'tokens': Ragged.of(tokens)})
     config = BatchConfig(
         tokens=rows * buckets[-1],
         max_length=buckets[-1],
@@ -172,12 +190,14 @@ def _read(
     decoded: Decoded,
     row: int,
     tokenizer: TextTokenizer,
-    prompt: np.ndarray,
+    read: np.ndarray,
     decoding: Decoding,
     stop: int | None,
 ) -> Prediction:
-    """The hypotheses of one row as text, the best one holding the others as alternatives."""
-    read = prompt[1:]  # what closes the line before it is no text of the prompt
+    """The hypotheses of one row as text, the best one holding the others as alternatives.
+
+    `read` is what was read of the prompt itself.
+    """
     before = tokenizer.decode_text(read)
 
     def one(rank: int) -> Prediction:

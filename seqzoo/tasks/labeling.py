@@ -118,6 +118,13 @@ class TokenInput:
             found['characters'] = Ragged.of(spelled)
         return found
 
+    def nominal(self, lengths: Sequence[int]) -> dict[str, Column]:
+        """Columns as of `columns`, of sequences of these lengths."""
+        found: dict[str, Column] = {'tokens': Ragged.blank(lengths)}
+        if self.characters:
+            found['characters'] = Ragged.blank(lengths, np.int32, self.characters)
+        return found
+
     def sizes(self, learnt: Mapping[str, Any] | None) -> dict[str, int]:
         """What the data fills in of the model's inputs; see `LabelingTask.sizes`."""
         if learnt is None:

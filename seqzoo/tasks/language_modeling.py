@@ -46,6 +46,7 @@ from seqzoo.parallel.rows import row_share
 from seqzoo.tasks.base import Batch, Decoding, Losses, Prediction, Prepared, Runtime, Sums, Task
 from seqzoo.tasks.continuation import NextTokens, continue_prompts, next_tokens
 from seqzoo.tasks.open_sizes import fill_open
+from seqzoo.tasks.sequence_search import causal_search, position_limit
 
 
 @dataclass(frozen=True)
@@ -95,7 +96,7 @@ class LanguageModeling(Task):
 
     Attributes:
         corpus: where the text comes from.
-        tokenizer: a closed vocabulary of characters or words, or SentencePiece.
+        tokenizer: a closed vocabulary of characters or words, byte pairs, or SentencePiece.
         order: `'streams'` carries the state from batch to batch, `'windows'` are shuffled and begin
             anew each.
         random_offset: begin every epoch at another token.
@@ -162,20 +163,33 @@ class LanguageModeling(Task):
         return resolved
 
     def plan(self, prepared: Prepared, batch: BatchConfig, seed: int) -> TextPlan:
-        return self._plan(len(_stores(prepared)['train'].ids), batch, seed)
-
-    def nominal_plan(self, batch: BatchConfig, seed: int) -> TextPlan:
-        """As for a text of two batches."""
-        return self._plan(2 * batch.tokens + batch.max_length, batch, seed)
-
-    def _plan(self, num_tokens: int, batch: BatchConfig, seed: int) -> TextPlan:
         return TextPlan(
-            num_tokens,
+            len(_stores(prepared)['train'].ids),
             batch,
             order=self.order,
             random_offset=self.random_offset,
             seed=seed,
         )
+
+    def nominal_plan(self, batch: BatchConfig) -> TextPlan:
+        return TextPlan(batch.tokens + batch.max_length, batch, order=self.order)
+
+    def nominal_search(
+        self, model: nn.Module, config: ModelConfig, batch: BatchConfig, decoding: Decoding
+    ) -> tuple[Callable[[Any, Batch], Any], Mapping[str, ArraySpec]]:
+        limit = position_limit(model)
+        room = batch.max_length if limit is None else limit - decoding.extra_length
+        if room < 1:
+            raise UserError(
+                f'decode.extra_length is {decoding.extra_length}, but the model has only {limit} '
+                'positions, for prompt and continuation together; lower it.'
+            )
+        # Whichever token it is that ends a line.
+        stop = 0 if decoding.stop_at_end else None
+        wide = ArraySpec((decoding.rows, min(batch.max_length, room)))
+        specs = {'tokens': wide, 'segments': wide, 'rows': ArraySpec((decoding.rows,))}
+        vocab_size: int = config.vocab_size  # type: ignore[attr-defined]
+        return causal_search(model, decoding, vocab_size, stop), specs
 
     def batches(
         self,

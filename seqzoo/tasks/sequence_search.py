@@ -170,6 +170,8 @@ def _run(
 ) -> Decoded:
     """The search that `decoding` asks for; `rows`: `[rows]` numbers of the examples."""
     common['batch'] = rows.shape[0]
+    if decoding.banned:
+        step = _without(step, decoding.banned)
     if decoding.method == 'beam':
         penalty = decoding.length_penalty
         return beam_search(step, cache, beams=decoding.beams, length_penalty=penalty, **common)
@@ -187,6 +189,16 @@ def _run(
         top_p=decoding.top_p,
         **common,
     )
+
+
+def _without(step: BeamStep, banned: tuple[int, ...]) -> BeamStep:
+    """A step that gives some tokens no probability."""
+
+    def restricted(tokens: jax.Array, parents: jax.Array, cache: Cache) -> tuple[jax.Array, Cache]:
+        logits, cache = step(tokens, parents, cache)
+        return logits.astype(jnp.float32).at[..., jnp.asarray(banned)].set(-jnp.inf), cache
+
+    return restricted
 
 
 def _step_and_cache(

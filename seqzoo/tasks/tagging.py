@@ -66,6 +66,11 @@ class Tagging(LabelingTask):
             }
         )
 
+    def nominal_table(self, lengths: Sequence[int]) -> Columns:
+        columns = self.tokens.nominal(lengths)
+        tags, counts = Ragged.blank(lengths), Ragged.blank(lengths, bool)
+        return Columns({**columns, 'tags': tags, 'counts': counts})
+
     def sizes(self, learnt: Mapping[str, Any] | None) -> dict[str, int]:
         return {**self.tokens.sizes(learnt), 'num_outputs': len(self.corpus.classes)}
 

@@ -75,6 +75,7 @@ def translate(
         store,
         None,
         plan,
+        end_ids=tokenizers.end_ids,
         process_index=share.index,
         process_count=share.count,
         row_multiple=row_shards(runtime.mesh),

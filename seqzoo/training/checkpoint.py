@@ -73,6 +73,7 @@ class Checkpoints:
         best_metric: str | None = None,
         best_mode: Literal['min', 'max'] = 'max',
         read_only: bool = False,
+        bytes_at_once: int | None = None,
     ) -> None:
         """Opens a folder, and clears away what an interrupted save left in it.
 
@@ -83,11 +84,14 @@ class Checkpoints:
             best_metric: The name of a metric given to `save`, or None to go by age alone.
             best_mode: Whether a higher or a lower metric is better.
             read_only: Only read; leaves a save that another process has in progress alone.
+            bytes_at_once: How much a save may copy at a time, at least the largest array; None
+                copies all at once, which is faster.
         """
         # One class of paths for folders and buckets.
         self.folder = epath.Path(folder if buckets.in_bucket(folder) else Path(folder).absolute())
         self._retention = Retention(keep, keep_best, best_metric, best_mode)
         self._read_only = read_only
+        self._bytes_at_once = bytes_at_once
         self._saving: int | None = None
         self._saving_metrics: dict[str, float] = {}
         self._gave_up = False
@@ -224,7 +228,9 @@ class Checkpoints:
             async_options=ocp.AsyncOptions(post_finalization_callback=self._write_checksums),
         )
         handlers = {
-            'state': ocp.PyTreeCheckpointHandler(),
+            'state': ocp.PyTreeCheckpointHandler(
+                save_concurrent_gb=self._bytes_at_once and self._bytes_at_once / 1e9  # type: ignore[arg-type]
+            ),
             'meta': ocp.JsonCheckpointHandler(),
         }
         try:

@@ -29,6 +29,7 @@ EXPERIMENT, CONFIG, IDENTITY, RESULTS = (
     'results.json',
 )
 CHECKPOINTS, SNAPSHOTS = 'checkpoints', 'snapshots'
+IMPORTED = 'imported.json'  # in a run whose weights came from elsewhere
 
 ProgressFunction = Callable[[int, int], None]
 
@@ -90,6 +91,18 @@ def refuse_differences(old: Experiment, new: Experiment, run_dir: Path) -> list[
         )
     about_training = ('model', 'batch', 'strategy', 'mesh', 'train')
     return [str(d) for d in all_ if d.path.split('.')[0] in about_training]
+
+
+def refuse_imported(run_dir: Path) -> None:
+    """Raises `UserError` for a run that cannot go on because it never began: its weights were
+    imported.
+    """
+    if (run_dir / IMPORTED).exists():
+        raise UserError(
+            f'{run_dir} holds imported weights and no training to go on with; train them in a '
+            f'folder of its own: seqzoo train {run_dir / EXPERIMENT} --run NEW --fork-from '
+            f'{run_dir}'
+        )
 
 
 def newest_checkpoint(run_dir: Path) -> int | None:

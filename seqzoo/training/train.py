@@ -38,6 +38,7 @@ from seqzoo.training.run import (
     newest_checkpoint,
     opened,
     refuse_differences,
+    refuse_imported,
     refuse_other_data,
     save_experiment,
     save_prepared,
@@ -178,6 +179,7 @@ def _checked(
     changed = []
     resolved = replace(experiment, model=experiment.task.resolve(experiment.model, prepared))
     if not is_new:
+        refuse_imported(run)
         changed = refuse_differences(load_experiment_of(run), resolved, run)
         refuse_other_data(prepared, run)
     _refuse_idle_steps(experiment)

@@ -10,7 +10,14 @@ from seqzoo.__main__ import main
 from seqzoo.analysis import bench_processes, scaling
 from seqzoo.analysis.bench_processes import Worker, serve, simulating, take_turns
 from seqzoo.analysis.input_speed import measure_input
-from seqzoo.analysis.throughput import Bench, Settings, Source, find_data, synthetic_arrays
+from seqzoo.analysis.throughput import (
+    Bench,
+    Settings,
+    Source,
+    find_data,
+    longest,
+    synthetic_arrays,
+)
 from seqzoo.configuration import load_config
 from seqzoo.errors import UserError
 from seqzoo.models.transformer_flops import transformer_flops
@@ -42,9 +49,7 @@ def test_a_round_counts_every_token_and_operation_of_its_batches():
     assert (case['devices'], case['steps_per_round'], case['mesh']) == (2, 2, {'data': 2})
     assert ready['simulated']
     assert ready['platform'] == 'cpu'
-    forward = transformer_flops(
-        tiny().nominal_model(), batch=4, source_length=16, target_length=16
-    )
+    forward = transformer_flops(tiny().nominal_model(), batch=4, source_length=16, target_length=16)
     assert case['flops_per_round'] == 2 * forward.training()
     seconds = bench.round()
     (m,) = scaling.measurements(ready, [seconds])
@@ -67,8 +72,8 @@ def test_more_devices_than_there_are_is_a_sentence():
 @pytest.mark.parametrize('name', ['transformer_base_wmt14_ende', 'lstm_ptb', 'lstm_moe_lm1b'])
 def test_full_batches_are_known_without_data(name):
     experiment = load_config(name)
-    plan = experiment.task.nominal_plan(experiment.batch, 0)
-    (specs,) = experiment.task.batch_specs(plan, row_multiple=1, process_count=1)
+    plan = experiment.task.nominal_plan(experiment.batch)
+    specs = longest(experiment.task.batch_specs(plan, row_multiple=1, process_count=1))
     length = experiment.batch.max_length
     wide = max(spec.shape[1] for spec in specs.values() if len(spec.shape) > 1)
     assert wide in (length, length + 1)
@@ -76,16 +81,10 @@ def test_full_batches_are_known_without_data(name):
     assert specs['rows'].shape[0] >= 1
 
 
-def test_batches_that_only_the_data_knows_are_refused_in_a_sentence():
-    experiment = load_config('bilstm_tagger_ud_ewt')
-    with pytest.raises(UserError, match='known only from its data; give --data-dir'):
-        experiment.task.nominal_plan(experiment.batch, 0)
-
-
 def test_synthetic_rows_are_full_and_numbered_through_all_processes():
     experiment = tiny()
-    plan = experiment.task.nominal_plan(experiment.batch, 0)
-    (specs,) = experiment.task.batch_specs(plan, row_multiple=1, process_count=2)
+    plan = experiment.task.nominal_plan(experiment.batch)
+    specs = longest(experiment.task.batch_specs(plan, row_multiple=1, process_count=2))
     first, second = (synthetic_arrays(specs, 50, seed=1, share=share) for share in (0, 1))
     assert [*first['rows'], *second['rows']] == [0, 1, 2, 3]
     assert first['source_segments'].all()

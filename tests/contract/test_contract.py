@@ -25,6 +25,8 @@ CONFIGS = [config.tiny() for config in battery.configurations()]
 
 def test_the_battery_finds_the_models():
     assert {type(config).__name__ for config in CONFIGS} >= {
+        'BertConfig',
+        'BertPretrainingConfig',
         'CaptionerConfig',
         'DenseConfig',
         'LabelerConfig',
