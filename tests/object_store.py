@@ -13,7 +13,6 @@ import http.server
 import itertools
 import json
 import re
-import socket
 import threading
 import urllib.parse
 
@@ -210,7 +209,10 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 
 class _Server(http.server.ThreadingHTTPServer):
     daemon_threads = True
-    address_family = socket.AF_INET
+    request_queue_size = 128
+
+    def handle_error(self, request, client_address):
+        """Clients that hang up are none of ours."""
 
 
 @contextlib.contextmanager

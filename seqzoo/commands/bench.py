@@ -112,9 +112,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Measures, or joins what was measured."""
     if arguments.merge:
         if arguments.config or arguments.overrides:
-            raise UserError(
-                '--merge joins results as they are; leave CONFIG and its options out'
-            )
+            raise UserError('--merge joins results as they are; leave CONFIG and its options out')
         from seqzoo.analysis.scaling import merged
 
         return _report(merged(arguments.merge), arguments)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
+from seqzoo.buckets import place
 from seqzoo.configuration import nearest
 from seqzoo.errors import UserError
 
@@ -156,9 +157,10 @@ def add_data_dir(parser: argparse.ArgumentParser, *, cache: bool = False) -> Non
     """Declares `--data-dir`, and with `cache` also `--cache-dir`."""
     parser.add_argument(
         '--data-dir',
-        type=Path,
+        type=place,
         metavar='D',
-        help='where the data lies (default: the environment variable SEQZOO_DATA_DIR)',
+        help='where the data lies, or gs://BUCKET/NAME (default: the environment variable '
+        'SEQZOO_DATA_DIR)',
     )
     if cache:
         parser.add_argument(

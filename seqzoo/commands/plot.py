@@ -6,6 +6,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from seqzoo.buckets import place, push
 from seqzoo.commands.command import Command, add_data_dir
 from seqzoo.commands.reporting import say
 from seqzoo.errors import UserError
@@ -40,7 +41,7 @@ _SCENES = 5  # as many fit a page
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the options of `plot`."""
-    parser.add_argument('runs', type=Path, nargs='*', metavar='R', help='run folders')
+    parser.add_argument('runs', type=place, nargs='*', metavar='R', help='run folders')
     parser.add_argument(
         '--sentence', metavar='TEXT', help='the input to draw (default: one of the test split)'
     )
@@ -64,7 +65,9 @@ def run(arguments: argparse.Namespace) -> int:
         return _gradients_of_cells(arguments)
     from seqzoo.analysis.pictures import loss_curve
     from seqzoo.training.events import METRICS_FILE, read_events
+    from seqzoo.training.run import opened
 
+    arguments.runs = [opened(run, 'the run') for run in arguments.runs]
     for folder in arguments.runs:
         if not (folder / METRICS_FILE).is_file():
             raise UserError(f'{folder} is not the folder of a run: it has no {METRICS_FILE}')
@@ -79,6 +82,7 @@ def run(arguments: argparse.Namespace) -> int:
             print(path)
     if arguments.gradients:
         _print_gradients_of_runs(arguments, pictures)
+    push(arguments.runs[0])  # where it stands for one in a bucket
     return 0
 
 

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from seqzoo.buckets import place
 from seqzoo.commands.command import RUNNING, Command, add_checkpoint, at_least, is_writer
 from seqzoo.commands.lines import open_output, read_lines
 from seqzoo.commands.processes import EXPLANATION, add_processes, join
@@ -57,7 +58,7 @@ examples:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the options of `predict`."""
-    parser.add_argument('run', type=Path, metavar='R', help='the run folder')
+    parser.add_argument('run', type=place, metavar='R', help='the run folder, or gs://BUCKET/RUN')
     parser.add_argument('--input', type=Path, metavar='F', help='default: standard input')
     parser.add_argument('--output', type=Path, metavar='F', help='default: standard output')
     parser.add_argument('--n-best', type=at_least(1), metavar='N', help='that many outputs each')

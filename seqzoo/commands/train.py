@@ -1,8 +1,8 @@
 """`seqzoo train`."""
 
 import argparse
-from pathlib import Path
 
+from seqzoo.buckets import place
 from seqzoo.commands.command import Command, add_config, add_data_dir, at_least
 from seqzoo.commands.processes import EXPLANATION, add_processes, join
 from seqzoo.configuration import load_config
@@ -40,18 +40,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_config(parser)
     parser.add_argument(
         '--run',
-        type=Path,
+        type=place,
         required=True,
         metavar='R',
         help='the run folder; made, or taken up again',
     )
     add_data_dir(parser, cache=True)
     parser.add_argument(
-        '--fork-from', type=Path, metavar='R', help='begin with the parameters of another run'
+        '--fork-from', type=place, metavar='R', help='begin with the parameters of another run'
     )
     parser.add_argument(
         '--pretrained',
-        type=Path,
+        type=place,
         metavar='P',
         help='fine-tune: begin with what lies below the head of another run, and its tokenizer',
     )

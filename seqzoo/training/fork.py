@@ -11,11 +11,12 @@ from typing import Any, Literal
 
 import jax
 
+from seqzoo import buckets
 from seqzoo.errors import UserError
 from seqzoo.experiment import Experiment
 from seqzoo.training.checkpoint import Checkpoints
 from seqzoo.training.pretrained import Overlap, overlap_of, placed, taken
-from seqzoo.training.run import CHECKPOINTS, load_experiment_of, local_folder
+from seqzoo.training.run import CHECKPOINTS, load_experiment_of, opened
 from seqzoo.training.state import TrainState
 
 ORIGIN = 'origin.json'
@@ -95,20 +96,20 @@ def source_of(
             'leave one of them out.'
         )
     if fork_from is not None:
-        return Source(local_folder(fork_from, '--fork-from'), 'all')
+        return Source(opened(fork_from, '--fork-from'), 'all')
     if pretrained is not None:
-        return Source(local_folder(pretrained, '--pretrained'), 'backbone')
+        return Source(opened(pretrained, '--pretrained'), 'backbone')
     noted = run_dir / ORIGIN
     if not noted.is_file():
         return None
     try:
         origin = Origin(**json.loads(noted.read_text(encoding='utf-8')))
-        return Source(Path(origin.run), origin.part)
     except (ValueError, TypeError) as error:
         raise UserError(
             f'{noted} is damaged ({error}); say with --fork-from or --pretrained what the run '
             'begins with.'
         ) from error
+    return Source(opened(origin.run, ORIGIN), origin.part)
 
 
 def overlap_with(source: Source, experiment: Experiment) -> Overlap | None:
@@ -137,14 +138,14 @@ def begin_with(
     abstract = jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding), part
     )
-    with Checkpoints(source.run / CHECKPOINTS, read_only=True) as checkpoints:
+    with Checkpoints(buckets.home_of(source.run) / CHECKPOINTS, read_only=True) as checkpoints:
         restored = checkpoints.restore_part(abstract)
     if restored is None:
         raise UserError(
             f'{source.option} {source.run}: there is no checkpoint; is it the folder of a trained '
             'run?'
         )
-    where = str(source.run.resolve())
+    where = str(buckets.home_of(source.run.resolve()))  # a mirror is of this machine alone
     if overlap is None:
         return replace(state, **restored.state), Origin(where, restored.step)
     params = placed(state.params, restored.state['params'], overlap)

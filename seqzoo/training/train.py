@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 import jax
 
+from seqzoo import buckets
 from seqzoo.errors import UserError
 from seqzoo.experiment import Experiment
 from seqzoo.parallel import agreement
@@ -16,6 +17,7 @@ from seqzoo.parallel.mesh import build_mesh, put_rows
 from seqzoo.parallel.storage import true_count
 from seqzoo.tasks.base import Prepared, Runtime
 from seqzoo.training.averaging import Snapshots
+from seqzoo.training.bucket_lock import BucketLock, lock_of
 from seqzoo.training.checkpoint import Checkpoints
 from seqzoo.training.clock import Clock
 from seqzoo.training.events import EventLog, read_events
@@ -33,8 +35,8 @@ from seqzoo.training.run import (
     default_cache_dir,
     default_data_dir,
     load_experiment_of,
-    local_folder,
     newest_checkpoint,
+    opened,
     refuse_differences,
     refuse_imported,
     refuse_other_data,
@@ -97,11 +99,12 @@ def train(
     Raises:
         UserError: bad data or configuration, another run in the folder, a loss that is not finite.
     """
-    run, backend = local_folder(run_dir, '--run'), jax.default_backend()
+    backend = jax.default_backend()
     if require is not None and backend != require:
         raise UserError(
             f'--require {require}: JAX runs on {backend} here; see seqzoo doctor for what it finds.'
         )
+    run = agreement.once_a_host(lambda: opened(run_dir, '--run'))
     mesh = build_mesh(experiment.mesh)
     check_strategy(experiment.strategy, mesh)
     refuse_uneven_lengths(experiment.batch, mesh)
@@ -126,8 +129,10 @@ def _prepare_and_train(
 ) -> TrainResult:
     with ExitStack() as stack:
         clock = stack.enter_context(Clock())
-        lock = RunLock(run)  # one for all processes
+        lock = lock_of(run)  # one for all processes
         agreement.first_does(lambda: stack.enter_context(lock))
+        if agreement.is_first() and (mirror := buckets.Mirror.at(run)) is not None:
+            stack.enter_context(mirror.pushed())
         is_new = newest_checkpoint(run) is None
         source = source_of(run, *others) if is_new else None
         agreement.same_everywhere(str(is_new), f'{run} holds {_OTHER_FOLDER}')
@@ -176,8 +181,10 @@ def _claim(experiment: Experiment, prepared: Prepared, run: Path, origin: Origin
         save_experiment(experiment, run)
         if origin is not None:
             origin.save(run)
+        buckets.push(run)
 
     agreement.first_does(write)
+    agreement.once_a_host(lambda: buckets.pull(run))
     seen = str((run / EXPERIMENT).exists())
     agreement.same_everywhere(seen, f'{run} holds {_OTHER_FOLDER}')
 
@@ -202,7 +209,7 @@ def _train(
     plan: Any,
     run: Path,
     stack: ExitStack,
-    lock: RunLock,
+    lock: RunLock | BucketLock,
     clock: Clock,
     stop: StopRequest,
     mode: Mode,
@@ -211,14 +218,14 @@ def _train(
 ) -> TrainResult:
     task, config = experiment.task, experiment.train
     metric, best_mode = task.best_metric
-    writer = agreement.is_first()
+    writer, home = agreement.is_first(), buckets.home_of(run)
     mesh = build_mesh(experiment.mesh)
     agreement.connect(mesh)
     program = build_program(experiment, plan, mesh)
     factory = program.factory
     checkpoints = stack.enter_context(
         Checkpoints(
-            run / CHECKPOINTS,
+            home / CHECKPOINTS,
             keep=config.keep,
             keep_best=config.keep_best,
             best_metric=metric,
@@ -290,7 +297,7 @@ def _train(
         improvement=improvement,
         meta=lambda: {'identity': prepared.identity, 'improvement': vars(improvement)},
         checkpoints=checkpoints,
-        snapshots=stack.enter_context(Snapshots(run / SNAPSHOTS, keep=config.keep_snapshots))
+        snapshots=stack.enter_context(Snapshots(home / SNAPSHOTS, keep=config.keep_snapshots))
         if config.snapshot_every
         else None,
         events=events,
