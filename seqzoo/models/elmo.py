@@ -48,8 +48,14 @@ from seqzoo.parallel.axes import constrain, named
 
 def _layers() -> RecurrentConfig:
     cell = LSTM(hidden_dim=4096, projection_dim=512, cell_clip=3.0, projection_clip=3.0)
-    rates = {'input_dropout_rate': 0.1, 'dropout_rate': 0.1, 'output_dropout_rate': 0.1}
-    return RecurrentConfig(cell=cell, num_layers=2, residual_from=1, **rates)
+    return RecurrentConfig(
+        cell=cell,
+        num_layers=2,
+        residual_from=1,
+        input_dropout_rate=0.1,
+        dropout_rate=0.1,
+        output_dropout_rate=0.1,
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

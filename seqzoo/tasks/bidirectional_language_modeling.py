@@ -9,7 +9,7 @@ frequent ones, and `<unk>` for the others.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-from seqzoo.data.batching import ArraySpec, Batch, BatchConfig, BatchShape, PlannedBatch
+from seqzoo.data.batching import ArraySpec, BatchConfig, BatchShape, PlannedBatch
 from seqzoo.data.columns import Columns, Ragged
 from seqzoo.data.encoding import TextTokenizerConfig
 from seqzoo.data.pipeline import RowContent
@@ -29,7 +29,7 @@ from seqzoo.data.word_lists import encode_bytes
 from seqzoo.errors import UserError
 from seqzoo.models.base import BidirectionalLMConfig, ModelConfig
 from seqzoo.optimization.losses import smoothed_cross_entropy
-from seqzoo.tasks.base import Decoding, Losses, Prediction, Prepared, Runtime, Sums
+from seqzoo.tasks.base import Batch, Decoding, Losses, Prediction, Prepared, Runtime, Sums, Task
 from seqzoo.tasks.column_task import Answers, pass_over
 from seqzoo.tasks.continuation import NextTokens
 from seqzoo.tasks.labeling import check_bytes
@@ -187,6 +187,11 @@ class BidirectionalLanguageModeling(LanguageModeling):
         return Losses({'loss': total}, metrics), carry
 
     # Prediction
+
+    def nominal_search(
+        self, model: nn.Module, config: ModelConfig, batch: BatchConfig, decoding: Decoding
+    ) -> tuple[Callable[[Any, Batch], Any], Mapping[str, ArraySpec]]:
+        return Task.nominal_search(self, model, config, batch, decoding)  # nothing is searched for
 
     def predict(
         self,

@@ -31,6 +31,7 @@ from seqzoo.tasks.column_task import Answers
 from seqzoo.tasks.labeling import (
     LabelingTask,
     beside_bytes,
+    blank_bytes,
     bytes_column,
     check_bytes,
     outputs_of,
@@ -71,6 +72,11 @@ class Classification(LabelingTask):
     def nominal_column(self, lengths: Sequence[int]) -> Column:
         """A column as of `column`, of inputs of these lengths."""
 
+    def more_nominal_columns(self, lengths: Sequence[int]) -> dict[str, Column]:
+        """Columns as of `more_columns`, of inputs of these lengths."""
+        del lengths
+        return {}
+
     @abc.abstractmethod
     def input_sizes(self, learnt: Mapping[str, Any] | None) -> dict[str, int]:
         """The part of `sizes` that concerns the model's inputs."""
@@ -102,7 +108,8 @@ class Classification(LabelingTask):
 
     def nominal_table(self, lengths: Sequence[int]) -> Columns:
         labels = Fixed(np.zeros(len(lengths), np.int32))
-        return Columns({'inputs': self.nominal_column(lengths), 'label': labels})
+        inputs = {'inputs': self.nominal_column(lengths), **self.more_nominal_columns(lengths)}
+        return Columns({**inputs, 'label': labels})
 
     def _filled(self, model: ModelConfig, learnt: Mapping[str, Any] | None) -> ModelConfig:
         if len(self.corpus.classes) == 2 and getattr(model, 'num_outputs', None) == 1:
@@ -228,6 +235,13 @@ class TextClassification(Classification):
 
     def nominal_column(self, lengths: Sequence[int]) -> Column:
         return Ragged.blank(lengths)
+
+    def more_nominal_columns(self, lengths: Sequence[int]) -> dict[str, Column]:
+        return blank_bytes(lengths, self.bytes)
+
+    @property
+    def spells(self) -> bool:
+        return bool(self.bytes)
 
     def input_sizes(self, learnt: Mapping[str, Any] | None) -> dict[str, int]:
         words = self.words.vocab_size or 20_000 if learnt is None else len(learnt['words'])

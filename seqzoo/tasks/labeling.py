@@ -6,6 +6,7 @@ A line of text is one record; a blank one gets a blank answer, without asking th
 import abc
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -45,6 +46,17 @@ class LabelingTask(ColumnTask):
         self, record: str, answers: Mapping[str, np.ndarray], decoding: Decoding
     ) -> Prediction:
         """What is said about one record; `answers` are those of its example."""
+
+    @property
+    def spells(self) -> bool:
+        """Whether the model reads words by their bytes, which mean the same in every run."""
+        return False
+
+    def prepare_from(self, pretrained: Path, batch: BatchConfig, **options: Any) -> Prepared:
+        """Reads the splits as `prepare` does, if what the other run learnt to read are bytes."""
+        if not self.spells:
+            return super().prepare_from(pretrained, batch, **options)
+        return self.prepare(batch, **options)
 
     def resolve(self, model: ModelConfig, prepared: Prepared) -> ModelConfig:
         assert isinstance(prepared, PreparedColumns)
@@ -128,7 +140,7 @@ class TokenInput:
         found: dict[str, Column] = {'tokens': Ragged.blank(lengths)}
         if self.characters:
             found['characters'] = Ragged.blank(lengths, np.int32, self.characters)
-        return found
+        return found | blank_bytes(lengths, self.bytes)
 
     def sizes(self, learnt: Mapping[str, Any] | None) -> dict[str, int]:
         """What the data fills in of the model's inputs; see `LabelingTask.sizes`."""
@@ -159,6 +171,11 @@ def bytes_column(sequences: Sequence[Sequence[str]], width: int) -> dict[str, Co
     if not width:
         return {}
     return {'bytes': Ragged.of([encode_bytes(words, width) for words in sequences], np.int16)}
+
+
+def blank_bytes(lengths: Sequence[int], width: int) -> dict[str, Column]:
+    """A column as of `bytes_column`, of sequences of these lengths."""
+    return {'bytes': Ragged.blank(lengths, np.int16, width)} if width else {}
 
 
 def beside_bytes(own: Any, batch: Batch) -> Any:

@@ -46,6 +46,10 @@ class TagTask(LabelingTask):
     def best_metric(self) -> tuple[str, str]:
         return 'accuracy', 'max'
 
+    @property
+    def spells(self) -> bool:
+        return bool(self.tokens.bytes)
+
     # Data
 
     def read(self, split: str, data_dir: Path | None) -> Tagged:
