@@ -36,8 +36,7 @@ from seqzoo.data.plain_text import PlainText, SplitFiles, cut_from
 from seqzoo.data.streams import Order, TextEvaluationPlan, TextPlan, TextRows
 from seqzoo.data.text_files import Lines
 from seqzoo.data.token_store import TokenStore
-from seqzoo.data.tokenizers import TokenizerConfig
-from seqzoo.data.vocabularies import Characters, Words
+from seqzoo.data.vocabularies import Characters, VocabularyConfig, Words
 from seqzoo.errors import UserError
 from seqzoo.models.base import CausalLM, ModelConfig
 from seqzoo.optimization.losses import smoothed_cross_entropy
@@ -121,9 +120,9 @@ class LanguageModeling(Task):
 
     @property
     def nominal_vocab_size(self) -> int | None:
-        if isinstance(self.tokenizer, TokenizerConfig):
-            return self.tokenizer.vocab_size
-        return self.tokenizer.nominal_size
+        if isinstance(self.tokenizer, VocabularyConfig):
+            return self.tokenizer.nominal_size
+        return self.tokenizer.vocab_size
 
     @property
     def best_metric(self) -> tuple[str, str]:
