@@ -22,14 +22,14 @@ DEFINING = ('model', 'task', 'optimizer', 'schedule', 'batch', 'seed')
 # Fields inside the defining half that do not define: the parameters that training finds are the
 # same up to rounding, and evaluation only takes other batches. They may change between restarts.
 WAYS_TO_RUN = (
-    'model.scan_layers',
-    'model.remat',
-    'model.attention_implementation',
     'batch.evaluation_rows',
     'batch.evaluation_max_length',
 )
-# The same of recurrent layers and mixtures, wherever in a model they stand.
-LAYERS_WAYS_TO_RUN = ('remat_steps', 'unroll', 'evaluation_dispatch')
+# The same of layers, wherever in a model they stand.
+LAYERS_WAYS_TO_RUN = (
+    *('scan_layers', 'remat', 'attention_implementation'),
+    *('remat_steps', 'unroll', 'evaluation_dispatch'),
+)
 
 
 def defines_run(path: str) -> bool:

@@ -26,7 +26,12 @@ each piece of the output the piece of the input that it attended to most. --targ
 search: it gives the score that the outputs in F would have had. --json-lines writes all that is
 known, as one object per record.
 
-A classifier writes the class, its probability being the score; a tagger one tag for each word.
+A classifier writes the class, its probability being the score; a tagger one tag for each word. A
+classifier of pairs reads two texts with a tab between them.
+
+A masked language model fills each [MASK] of a record, which may be two texts with [SEP] between
+them; the score is the probability of the filling, --n-best N gives the next likeliest ones, and
+--show-probabilities K the K likeliest pieces at each [MASK] with their shares.
 
 A language model continues each line by at most --decode.extra-length tokens: the record and the
 line that is written are the whole text. --show-probabilities does not continue it: it writes the K
@@ -44,6 +49,7 @@ examples:
   seqzoo predict runs/base --input test.en --decode.method sample --decode.temperature 0.8
   seqzoo predict runs/base --input test.en --target test.de
   echo 'this movie is so great' | seqzoo predict runs/imdb --scores
+  echo "Let's make [MASK] chicken! [SEP] It [MASK] great" | seqzoo predict runs/bert --n-best 5
   echo 'I love to drink' | seqzoo predict runs/words --show-probabilities 5 --picture next.png
   echo 'rising 0.5' | seqzoo predict runs/tones --output rising.wav
 """
@@ -64,7 +70,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs='?',
         const=10,
         metavar='K',
-        help='the K most probable next tokens of a language model (10)',
+        help='the K most probable next tokens of a language model, or at each [MASK] (10)',
     )
     parser.add_argument('--picture', type=Path, metavar='F', help='a PNG of these, or of sounds')
     add_checkpoint(parser)

@@ -148,6 +148,11 @@ def make_text_tokenizer(
     return build_vocabulary(lines, config)
 
 
+def nominal_size_of(config: TextTokenizerConfig) -> int | None:
+    """How many entries a tokenizer will have, as far as that is known before the text is."""
+    return config.vocab_size if isinstance(config, TokenizerConfig) else config.nominal_size
+
+
 def save_text_tokenizer(tokenizer: TextTokenizer, folder: Path) -> None:
     """Writes what `load_text_tokenizer` reads into a run."""
     if isinstance(tokenizer, SubwordTokenizer):

@@ -3,9 +3,10 @@
 Imdb         the Large Movie Review Dataset (Maas et al. 2011), in any form (`data.film_reviews`)
 RtPolarity   sentence polarity data v1.0 (Pang and Lee 2005), one tokenised sentence a line, one
              file a class
+Tsv          your own: a table with tabs between its columns, whose first line names them
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Literal, get_args
@@ -15,7 +16,7 @@ import numpy as np
 from seqzoo.data import film_reviews
 from seqzoo.data.labelled import Labelled, LabelledData, folds, split_by_folds
 from seqzoo.data.public_files import PublicFile
-from seqzoo.data.text_files import open_text_file
+from seqzoo.data.text_files import open_text_file, read_lines
 from seqzoo.errors import UserError
 
 if TYPE_CHECKING:
@@ -166,6 +167,82 @@ class RtPolarity(LabelledData):
         labels = np.repeat(np.arange(2, dtype=np.int32), [len(side) for side in sides])
         found = folds(texts, 10, seed=self.seed)
         return Labelled(texts, labels).chosen(split_by_folds(found, split, 10, self.fold))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tsv(LabelledData):
+    """Texts, or pairs of texts, in tables of your own: `train.tsv`, `dev.tsv` and `test.tsv`.
+
+    Attributes:
+        labels: what stands in the column of labels; classes are called so.
+        label: the name of that column.
+        first: the column of the text.
+        second: the column of the second text of a pair; `None`: there are no pairs.
+        train, dev, test: names of the files.
+    """
+
+    labels: tuple[str, ...] = ('0', '1')
+    label: str = 'label'
+    first: str = 'sentence1'
+    second: str | None = 'sentence2'
+    train: str = 'train.tsv'
+    dev: str = 'dev.tsv'
+    test: str = 'test.tsv'
+
+    def __post_init__(self) -> None:
+        if len(set(self.labels)) < max(2, len(self.labels)):
+            raise UserError(f'corpus.labels is {self.labels}; name at least two, each once')
+
+    @property
+    def name(self) -> str:
+        return self.folder or 'a table of texts'
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        return self.labels
+
+    @property
+    def pairs(self) -> bool:
+        return self.second is not None
+
+    def read(self, split: str, data_dir: Path | None) -> Labelled:
+        self._refuse_split(split)
+        name = {'train': self.train, 'dev': self.dev, 'test': self.test}[split]
+        path = self._find(data_dir, name, split)
+        texts = (self.first,) if self.second is None else (self.first, self.second)
+        numbers = {label: number for number, label in enumerate(self.labels)}
+        inputs, labels = [], []
+        for number, record in _read_table(path, (*texts, self.label)):
+            *found, label = record
+            if label not in numbers:
+                raise UserError(
+                    f'{path}: the label in line {number} is {label!r}, none of '
+                    f'{", ".join(self.labels)}; say with --task.corpus.labels which there are'
+                )
+            inputs.append(tuple(found) if self.pairs else found[0])
+            labels.append(numbers[label])
+        return Labelled(inputs, np.array(labels, np.int32))
+
+
+def _read_table(path: Path, columns: tuple[str, ...]) -> Iterator[tuple[int, list[str]]]:
+    """The number of each line of a table, from 2 on, and its fields in some columns."""
+    lines = enumerate(read_lines(path), 1)
+    header = next(lines, (1, ''))[1].split('\t')
+    missing = [column for column in columns if column not in header]
+    if missing:
+        raise UserError(
+            f'{path}: no column is called {" or ".join(missing)}; its first line names '
+            f'{", ".join(header)}: say with --task.corpus.first, .second and .label which are meant'
+        )
+    places = [header.index(column) for column in columns]
+    for number, line in lines:
+        fields = line.split('\t')
+        if len(fields) != len(header):
+            raise UserError(
+                f'{path}: line {number} has {len(fields)} fields, but the first line names '
+                f'{len(header)}; mend it'
+            )
+        yield number, [fields[place] for place in places]
 
 
 def _read_latin1(path: Path) -> list[str]:

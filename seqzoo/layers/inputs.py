@@ -169,7 +169,7 @@ class Ids(Inputs):
 
     def __post_init__(self) -> None:
         """Checks the values."""
-        _check_sizes(self, 'vocab_size')
+        check_sizes(self, 'vocab_size')
 
     @property
     def output_dim(self) -> int:

@@ -19,6 +19,10 @@ if TYPE_CHECKING:
     )
     from seqzoo.models.gpt import GPT, GPTConfig
     from seqzoo.models.labeler import LabeledEncoder, LabelerConfig
+    from seqzoo.models.language_model_encoder import (
+        LanguageModelEncoder,
+        LanguageModelEncoderConfig,
+    )
     from seqzoo.models.recurrent_encoder import RecurrentEncoder, RecurrentEncoderConfig
     from seqzoo.models.recurrent_lm import RecurrentLM, RecurrentLMConfig
     from seqzoo.models.recurrent_seq2seq import RecurrentSeq2Seq, RecurrentSeq2SeqConfig
@@ -53,6 +57,8 @@ __all__ = [
     'GPTConfig',
     'LabeledEncoder',
     'LabelerConfig',
+    'LanguageModelEncoder',
+    'LanguageModelEncoderConfig',
     'RecurrentEncoder',
     'RecurrentEncoderConfig',
     'RecurrentLM',
@@ -95,6 +101,8 @@ _HOMES = {
     'ElmoConfig': 'elmo',
     'LabeledEncoder': 'labeler',
     'LabelerConfig': 'labeler',
+    'LanguageModelEncoder': 'language_model_encoder',
+    'LanguageModelEncoderConfig': 'language_model_encoder',
     'RecurrentEncoder': 'recurrent_encoder',
     'RecurrentEncoderConfig': 'recurrent_encoder',
     'RecurrentLM': 'recurrent_lm',

@@ -58,14 +58,10 @@ class ModelConfig(abc.ABC):
     @property
     def backbone(self) -> tuple[str, ...]:
         """Where in the tree of parameters the part stands that fine-tuning takes over from another
-        run: the path to what lies below the heads; `()` is all of them.
+        run: the path to what lies below the heads; `()` is all of them. The same path leads to the
+        configuration of that part.
         """
         return ()
-
-    @property
-    def backbone_config(self) -> 'ModelConfig':
-        """The configuration of that part."""
-        return self
 
 
 @flax.struct.dataclass
@@ -110,9 +106,12 @@ class LabelOutput:
         outputs: float32, `[batch, outputs]` for each sequence or `[batch, length, outputs]` for
             each of its positions (those at padding mean nothing): logits, or numbers to be
             regressed.
+        features: `[batch, length, embed]`, what stands below the head; `None` where there is
+            nothing of the kind.
     """
 
     outputs: jax.Array
+    features: jax.Array | None = None
 
 
 @flax.struct.dataclass

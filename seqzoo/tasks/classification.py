@@ -114,7 +114,14 @@ class Classification(LabelingTask):
     def loss(
         self, model: nn.Module, variables: Any, batch: Batch, carry: Any, *, key: jax.Array | None
     ) -> tuple[Losses, Any]:
-        logits = class_logits(model, variables, batch, key)
+        return self.judged(class_logits(model, variables, self.given(batch), key), batch), carry
+
+    def given(self, batch: Batch) -> Batch:
+        """The batch with what the model reads as `inputs`."""
+        return batch
+
+    def judged(self, logits: jax.Array, batch: Batch) -> Losses:
+        """What is minimised and reported, given `[rows, classes]` logits."""
         per_example: Any = smoothed_cross_entropy(logits, batch['label'], self.label_smoothing)
         loss, nll = per_example
         weight, right = batch['weight'], jnp.argmax(logits, axis=-1) == batch['label']
@@ -124,12 +131,12 @@ class Classification(LabelingTask):
             'nll': Sums(jnp.sum(nll * weight), count),
             'accuracy': Sums(100 * jnp.sum(right * weight), count),
         }
-        return Losses({'loss': total}, metrics), carry
+        return Losses({'loss': total}, metrics)
 
     # Evaluation and prediction
 
     def answers(self, model: nn.Module, variables: Any, batch: Batch) -> Answers:
-        logits = class_logits(model, variables, batch)
+        logits = class_logits(model, variables, self.given(batch))
         return Answers(examples={'log_probs': jax.nn.log_softmax(logits)})
 
     def measure(
@@ -173,7 +180,11 @@ def class_logits(
         key: of dropout; `None` leaves it off.
     """
     inputs = beside_bytes(batch['inputs'], batch)
-    logits = outputs_of(model, variables, inputs, batch, key, rank=2)
+    return of_two_classes(outputs_of(model, variables, inputs, batch, key, rank=2))
+
+
+def of_two_classes(logits: jax.Array) -> jax.Array:
+    """A single output made the logits of two classes; others are left alone."""
     if logits.shape[-1] == 1:
         return jnp.concatenate([jnp.zeros_like(logits), logits], axis=-1)
     return logits

@@ -29,6 +29,7 @@ from seqzoo.data.encoding import (
     encode_text_cached,
     load_text_tokenizer,
     make_text_tokenizer,
+    nominal_size_of,
     save_text_tokenizer,
 )
 from seqzoo.data.pipeline import RowContent, StepBatch, step_batches, step_specs
@@ -36,7 +37,7 @@ from seqzoo.data.plain_text import PlainText, SplitFiles, cut_from
 from seqzoo.data.streams import Order, TextEvaluationPlan, TextPlan, TextRows
 from seqzoo.data.text_files import Lines
 from seqzoo.data.token_store import TokenStore
-from seqzoo.data.vocabularies import Characters, VocabularyConfig, Words
+from seqzoo.data.vocabularies import Characters, Words
 from seqzoo.errors import UserError
 from seqzoo.models.base import CausalLM, ModelConfig
 from seqzoo.optimization.losses import smoothed_cross_entropy
@@ -120,9 +121,7 @@ class LanguageModeling(Task):
 
     @property
     def nominal_vocab_size(self) -> int | None:
-        if isinstance(self.tokenizer, VocabularyConfig):
-            return self.tokenizer.nominal_size
-        return self.tokenizer.vocab_size
+        return nominal_size_of(self.tokenizer)
 
     @property
     def best_metric(self) -> tuple[str, str]:
@@ -153,6 +152,9 @@ class LanguageModeling(Task):
             announce(f'{split}: {len(stores[split].ids):,} tokens in {len(text):,} lines')
         announce(f'vocabulary: {tokenizer.vocab_size:,} entries')
         return PreparedText(tokenizer, stores, texts)
+
+    def prepare_from(self, pretrained: Path, batch: BatchConfig, **options: Any) -> Prepared:
+        return self.prepare(batch, run_dir=pretrained, **options)
 
     def resolve(self, model: ModelConfig, prepared: Prepared) -> ModelConfig:
         assert isinstance(prepared, PreparedText)

@@ -87,5 +87,3 @@ def assert_products_are_bfloat16(text):
     assert products
     wide = [p for p in products if not all(side.endswith('xbf16') for side in p)]
     assert not wide, wide
-
-
