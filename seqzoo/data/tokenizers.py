@@ -274,8 +274,8 @@ class PieceTokenizer(Protocol):
         ...
 
     @property
-    def fingerprint(self) -> str:
-        """Hash of everything that changes what `encode` returns."""
+    def fingerprint(self) -> Any:
+        """Text: a hash of everything that changes what `encode` returns."""
         ...
 
     def encode(self, line: str) -> np.ndarray:
