@@ -130,22 +130,20 @@ class ReadsPieces(LabelingTask):
 
         return self.tabulated(splits, data_dir, learnt, run_dir is None, announce)
 
-    def prepare_from(
-        self,
-        pretrained: Path,
-        batch: BatchConfig,
-        *,
-        data_dir: Path | None,
-        cache_dir: Path,
-        announce: Callable[[str], None] = lambda text: None,
-    ) -> Prepared:
-        del batch, cache_dir
+    def prepare_from(self, pretrained: Path, batch: BatchConfig, **options: Any) -> Prepared:
+        del batch
         tokenizer = load_text_tokenizer(pretrained)
 
         def learnt(examples: Mapping[str, Any]) -> Mapping[str, Any]:
             return {**self.learn(examples['train']), _TOKENIZER: tokenizer}
 
-        return self.tabulated(('train', 'dev'), data_dir, learnt, True, announce)
+        return self.tabulated(
+            ('train', 'dev'),
+            options['data_dir'],
+            learnt,
+            True,
+            options.get('announce', lambda text: None),
+        )
 
     def prepared(self, learnt: Mapping[str, Any], splits: Mapping[str, Columns]) -> PreparedColumns:
         return PreparedPieces(learnt, splits)
