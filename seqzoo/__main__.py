@@ -29,9 +29,11 @@ COMMANDS = {
     'evaluate': 'evaluate',
     'predict': 'predict',
     'score': 'score',
+    'audit': 'audit',
     'plot': 'plot',
     'import-weights': 'import_weights',
     'export-weights': 'export_weights',
+    'bench': 'bench',
     'doctor': 'doctor',
 }
 

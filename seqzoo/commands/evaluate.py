@@ -2,9 +2,9 @@
 
 import argparse
 import json
-from pathlib import Path
 from typing import Any
 
+from seqzoo.buckets import place
 from seqzoo.commands.command import (
     RUNNING,
     Command,
@@ -35,7 +35,7 @@ examples:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the options of `evaluate`."""
-    parser.add_argument('run', type=Path, metavar='R', help='the run folder')
+    parser.add_argument('run', type=place, metavar='R', help='the run folder, or gs://BUCKET/RUN')
     parser.add_argument('--split', default='test', help='which part of the data (default: test)')
     add_checkpoint(parser)
     add_data_dir(parser)

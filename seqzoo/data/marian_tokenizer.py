@@ -80,7 +80,9 @@ class MarianVocabulary:
         for side, ids, size in sides:
             for piece in (self.unknown, self.end, self.padding):
                 if piece not in ids:
-                    raise UserError(f'the pieces of the {side} lack {piece}; get {VOCABULARY} again')
+                    raise UserError(
+                        f'the pieces of the {side} lack {piece}; get {VOCABULARY} again'
+                    )
             wrong = [p for p, i in ids.items() if type(i) is not int or not 0 <= i < size]
             if wrong:
                 raise UserError(

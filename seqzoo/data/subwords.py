@@ -14,8 +14,8 @@ Special tokens that are written out in a text (`<|endoftext|>`) are read as such
 import functools
 import hashlib
 import json
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
@@ -50,11 +50,6 @@ class ByteLevelBPE:
         if self.min_count < 1:
             raise UserError(f'tokenizer.min_count is {self.min_count}; choose at least 1')
 
-    @property
-    def nominal_size(self) -> int:
-        """Tokens, as far as they are known before the text is."""
-        return self.vocab_size
-
 
 @dataclass(frozen=True, kw_only=True)
 class ImportedSubwords:
@@ -66,11 +61,6 @@ class ImportedSubwords:
 
     vocab_size: int
 
-    @property
-    def nominal_size(self) -> int:
-        """Tokens."""
-        return self.vocab_size
-
 
 @dataclass(frozen=True, kw_only=True)
 class SubwordSettings:
@@ -80,13 +70,18 @@ class SubwordSettings:
         vocab_size: rows of the model's table, at least as many as tokens.
         line_end: the token after which a text begins.
         stop_id: the token at which a continuation is over; `None`: there is none.
-        is_ours: whether it was trained on lines, each closed by a line break.
+        prompt_start: what is read before a prompt that is not empty.
+        lines_apart: whether lines are cut each by itself and closed by `line_end`, as when it was
+            trained here, or together with their line breaks.
+        specials: by what others call them (`'eos_token'`), the special tokens of an imported one.
     """
 
     vocab_size: int
     line_end: int
     stop_id: int | None
-    is_ours: bool
+    prompt_start: tuple[int, ...] = ()
+    lines_apart: bool = False
+    specials: Mapping[str, str] = field(default_factory=dict)
 
 
 class SubwordTokenizer:
@@ -124,7 +119,7 @@ class SubwordTokenizer:
     @property
     def prompt_start(self) -> tuple[int, ...]:
         """What is read before a prompt."""
-        return (self.line_end,) if self.settings.is_ours else ()
+        return self.settings.prompt_start
 
     @functools.cached_property
     def fingerprint(self) -> str:
@@ -148,7 +143,7 @@ class SubwordTokenizer:
         it would cut the whole text; one that knows no line breaks closes lines with `line_end`.
         """
         knows_breaks = len(self.library.encode('\n', add_special_tokens=False).ids) > 0
-        if knows_breaks and not self.settings.is_ours:
+        if knows_breaks and not self.settings.lines_apart:
             return self.encode_batch([f'{line}\n' for line in lines])
         return [np.append(ids, np.int32(self.line_end)) for ids in self.encode_batch(lines)]
 
@@ -186,6 +181,7 @@ class SubwordTokenizer:
             definition = (Path(folder) / DEFINITION).read_text(encoding='utf-8')
             note = json.loads(settings.read_bytes())
             fingerprint = note.pop('fingerprint')
+            note['prompt_start'] = tuple(note['prompt_start'])
             tokenizer = cls(definition, SubwordSettings(**note))
             sound = tokenizer.fingerprint == fingerprint
         except OSError as error:
@@ -280,6 +276,10 @@ def _train(lines: Iterable[str], config: ByteLevelBPE) -> SubwordTokenizer:
         raise UserError('there is no text to train the tokenizer on: every training line is empty')
     line_end = library.token_to_id(pre_tokenizers.ByteLevel().pre_tokenize_str('\n')[0][0][-1])
     settings = SubwordSettings(
-        vocab_size=library.get_vocab_size(), line_end=line_end, stop_id=line_end, is_ours=True
+        vocab_size=library.get_vocab_size(),
+        line_end=line_end,
+        stop_id=line_end,
+        prompt_start=(line_end,),
+        lines_apart=True,
     )
     return SubwordTokenizer(library.to_str(), settings)

@@ -21,14 +21,25 @@ from seqzoo.data.marian_tokenizer import (
 from seqzoo.data.tokenizers import Tokenizer, TokenizerPair, write_atomically
 from seqzoo.errors import UserError
 from seqzoo.interop.family import Family, Imported, TensorNames
+from seqzoo.interop.layer_links import (
+    DOWN,
+    FROM_HEADS,
+    HEADS,
+    HEADS_BIAS,
+    MLP_BIAS,
+    STREAM_BIAS,
+    UP,
+    affine,
+    norm,
+    table,
+)
 from seqzoo.interop.tensor_links import Link, Sizes
-from seqzoo.interop.their_config import TheirConfig
+from seqzoo.interop.their_config import ACTIVATIONS, TheirConfig, name_of_activation
 from seqzoo.models.base import ModelConfig
 from seqzoo.models.transformer import TransformerConfig
 from seqzoo.tasks.base import Decoding, Prepared
 from seqzoo.tasks.translation import PreparedTranslation, Translation
 
-_ACTIVATIONS = {'relu': 'relu', 'gelu': 'gelu', 'swish': 'silu', 'silu': 'silu'}
 _LONGEST_TRAINED = 128
 _TOKENIZER_CONFIG = 'tokenizer_config.json'
 
@@ -84,7 +95,7 @@ class Marian(Family):
             max_length=theirs.size('max_position_embeddings', 1024),
             tie='all' if shared else 'decoder' if tied else 'none',
             scale_embeddings=theirs.flag('scale_embedding', False),
-            mlp_activation=theirs.choice('activation_function', _ACTIVATIONS, 'gelu'),
+            mlp_activation=theirs.choice('activation_function', ACTIVATIONS, 'gelu'),
             **_MUST_BE,
         )
 
@@ -123,7 +134,8 @@ class Marian(Family):
         pair = vocabulary.pair()
         if pair.target.eos_id != end:
             raise theirs.refuse(
-                'eos_token_id', f'the number of {vocabulary.end} in vocab.json, {pair.target.eos_id}'
+                'eos_token_id',
+                f'the number of {vocabulary.end} in vocab.json, {pair.target.eos_id}',
             )
         pieces = MarianPieces(
             vocab_size=size,
@@ -146,13 +158,11 @@ class Marian(Family):
         decoder = c.num_decoder_layers or c.num_layers
         found = [Link('final_logits_bias', ('logit_bias',), '1 vocab -> vocab')]
         if c.tie == 'all':
-            table = Link('model.shared.weight', ('embedding/table',), 'vocab embed -> vocab embed')
-            found.append(table)
+            found.append(table('model.shared', 'embedding/table', 'vocab'))
         else:
-            for side, axis in (('encoder', 'source_vocab'), ('decoder', 'vocab')):
-                path = f'{"source" if side == "encoder" else "target"}_embedding/table'
-                name = f'model.{side}.embed_tokens.weight'
-                found.append(Link(name, (path,), f'{axis} embed -> {axis} embed'))
+            source, target = 'source_embedding/table', 'target_embedding/table'
+            found.append(table('model.encoder.embed_tokens', source, 'source_vocab'))
+            found.append(table('model.decoder.embed_tokens', target, 'vocab'))
         if c.tie == 'none':
             found.append(Link('lm_head.weight', ('output/kernel',), 'vocab embed -> embed vocab'))
         for side, depth in (('encoder', encoder), ('decoder', decoder)):
@@ -220,7 +230,7 @@ class Marian(Family):
             'decoder_attention_heads': c.num_heads,
             'encoder_ffn_dim': c.mlp_dim,
             'decoder_ffn_dim': c.mlp_dim,
-            'activation_function': c.mlp_activation,
+            'activation_function': name_of_activation(c.mlp_activation),
             'dropout': c.dropout_rate,
             'attention_dropout': c.attention_dropout_rate,
             'activation_dropout': c.mlp_dropout_rate,
@@ -316,40 +326,19 @@ def _settings(folder: Path) -> dict[str, Any]:
 
 def _attention(side: str, depth: int, theirs: str, ours: str) -> list[Link]:
     at, stack = f'model.{side}.layers.{{}}.{theirs}', f'{side}/layer/{ours}'
-    found = []
-    for name, path in (('q', 'query'), ('k', 'key'), ('v', 'value')):
-        kernel, bias = (f'{stack}/{path}/kernel',), (f'{stack}/{path}/bias',)
-        found += [
-            Link(f'{at}.{name}_proj.weight', kernel, '(heads kv) embed -> embed heads kv', depth),
-            Link(f'{at}.{name}_proj.bias', bias, '(heads kv) -> heads kv', depth),
-        ]
-    kernel, bias = (f'{stack}/output/kernel',), (f'{stack}/output/bias',)
     return [
-        *found,
-        Link(f'{at}.out_proj.weight', kernel, 'embed (heads kv) -> heads kv embed', depth),
-        Link(f'{at}.out_proj.bias', bias, 'embed -> embed', depth),
-        *_norm(f'{at}_layer_norm', f'{stack}_residual', depth),
+        *affine(f'{at}.q_proj', f'{stack}/query', HEADS, HEADS_BIAS, depth),
+        *affine(f'{at}.k_proj', f'{stack}/key', HEADS, HEADS_BIAS, depth),
+        *affine(f'{at}.v_proj', f'{stack}/value', HEADS, HEADS_BIAS, depth),
+        *affine(f'{at}.out_proj', f'{stack}/output', FROM_HEADS, STREAM_BIAS, depth),
+        *norm(f'{at}_layer_norm', f'{stack}_residual/layer_norm', depth),
     ]
 
 
 def _feed_forward(side: str, depth: int) -> list[Link]:
     at, stack = f'model.{side}.layers.{{}}', f'{side}/layer/feed_forward'
-    found = []
-    for name, path, source, result in (
-        ('fc1', 'up', 'embed', 'mlp'),
-        ('fc2', 'down', 'mlp', 'embed'),
-    ):
-        turned = f'{result} {source} -> {source} {result}'
-        found += [
-            Link(f'{at}.{name}.weight', (f'{stack}/{path}/kernel',), turned, depth),
-            Link(f'{at}.{name}.bias', (f'{stack}/{path}/bias',), f'{result} -> {result}', depth),
-        ]
-    return [*found, *_norm(f'{at}.final_layer_norm', f'{stack}_residual', depth)]
-
-
-def _norm(name: str, residual: str, depth: int) -> list[Link]:
-    path = f'{residual}/layer_norm'
     return [
-        Link(f'{name}.weight', (f'{path}/scale',), 'embed -> embed', depth),
-        Link(f'{name}.bias', (f'{path}/bias',), 'embed -> embed', depth),
+        *affine(f'{at}.fc1', f'{stack}/up', UP, MLP_BIAS, depth),
+        *affine(f'{at}.fc2', f'{stack}/down', DOWN, STREAM_BIAS, depth),
+        *norm(f'{at}.final_layer_norm', f'{stack}_residual/layer_norm', depth),
     ]

@@ -3,17 +3,82 @@ change nothing. One that is none of these is refused: it might change what the m
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from seqzoo.errors import UserError
+from seqzoo.interop.safetensors_files import TensorFolder
+from seqzoo.layers.feedforward import Activation
 
 CONFIG, GENERATION = 'config.json', 'generation_config.json'
 
+# Non-linearities by their names; the first of those for one of ours is what is written.
+ACTIVATIONS: Mapping[str, Activation] = {
+    'relu': 'relu',
+    'gelu': 'gelu',
+    'gelu_new': 'gelu_tanh',
+    'gelu_pytorch_tanh': 'gelu_tanh',
+    'gelu_fast': 'gelu_tanh',
+    'silu': 'silu',
+    'swish': 'silu',
+}
+
 # Names, bookkeeping, training, and heads that the weights do not have.
 _SAYS_NOTHING = frozenset(
-    ["_attn_implementation_autoset", "_from_model_config", "_name_or_path", "_num_labels", "architectures", "attn_implementation", "chunk_size_feed_forward", "classif_dropout", "classifier_dropout", "directionality", "dtype", "finetuning_task", "gradient_checkpointing", "id2label", "init_std", "initializer_range", "label2id", "language", "length_penalty", "max_length", "min_length", "model_type", "n_ctx", "n_special", "num_beams", "num_labels", "output_attentions", "output_hidden_states", "output_past", "pooler_fc_size", "pooler_num_attention_heads", "pooler_num_fc_layers", "pooler_size_per_head", "pooler_type", "predict_special_tokens", "prefix", "problem_type", "return_dict", "summary_activation", "summary_first_dropout", "summary_proj_to_labels", "summary_type", "summary_use_proj", "task_specific_params", "tokenizer_class", "torch_dtype", "torchscript", "transformers_version", "use_bfloat16", "use_cache"]
+    {
+        '_attn_implementation_autoset',
+        '_from_model_config',
+        '_name_or_path',
+        '_num_labels',
+        'architectures',
+        'attn_implementation',
+        'chunk_size_feed_forward',
+        'classif_dropout',
+        'classifier_dropout',
+        'directionality',
+        'dtype',
+        'extra_pos_embeddings',
+        'finetuning_task',
+        'gradient_checkpointing',
+        'id2label',
+        'init_std',
+        'initializer_range',
+        'label2id',
+        'language',
+        'length_penalty',
+        'max_length',
+        'min_length',
+        'model_type',
+        'n_ctx',
+        'n_special',
+        'num_beams',
+        'num_labels',
+        'output_attentions',
+        'output_hidden_states',
+        'output_past',
+        'pooler_fc_size',
+        'pooler_num_attention_heads',
+        'pooler_num_fc_layers',
+        'pooler_size_per_head',
+        'pooler_type',
+        'predict_special_tokens',
+        'prefix',
+        'problem_type',
+        'return_dict',
+        'summary_activation',
+        'summary_first_dropout',
+        'summary_proj_to_labels',
+        'summary_type',
+        'summary_use_proj',
+        'task_specific_params',
+        'tokenizer_class',
+        'torch_dtype',
+        'torchscript',
+        'transformers_version',
+        'use_bfloat16',
+        'use_cache',
+    }
 )
 
 # What may be said only in these ways, for any model.
@@ -26,7 +91,7 @@ _PLAIN: Mapping[str, tuple[Any, ...]] = {
     'tie_encoder_decoder': (False,),
 }
 
-# Settings of a search that `seqzoo predict` has no counterpart of, with the value that does nothing.
+# Settings of a search that `seqzoo predict` has no counterpart of, and what does nothing.
 _SEARCH: Mapping[str, tuple[Any, ...]] = {
     'begin_suppress_tokens': (None,),
     'diversity_penalty': (0.0, None),
@@ -49,6 +114,7 @@ class TheirConfig:
     """The fields of `config.json`, and of `generation_config.json` where there is one.
 
     Attributes:
+        folder: where they lie.
         file: `config.json`.
         fields: of it.
     """
@@ -59,6 +125,7 @@ class TheirConfig:
         Raises:
             UserError: `config.json` is missing or damaged.
         """
+        self.folder = folder
         self.file = folder / CONFIG
         self.fields = _read(self.file)
         generation = folder / GENERATION
@@ -102,25 +169,41 @@ class TheirConfig:
             raise self.refuse(name, f'one of {", ".join(known)}')
         return known[value]
 
+    def part(self, name: str, known: Sequence[str]) -> dict[str, Any]:
+        """An object of numbers of which every field is known, or an empty one."""
+        value = self._take(name, None) or {}
+        if not isinstance(value, dict) or value.get('rope_type', 'default') != 'default':
+            raise self.refuse(name, 'rope_type "default"')
+        found = {field: number for field, number in value.items() if field != 'rope_type'}
+        if unknown := [field for field in found if field not in known]:
+            raise self.refuse(name, f'{", ".join(known)} in it, and not {unknown[0]}')
+        return found
+
     def only(self, name: str, *allowed: Any) -> None:
         """A field that, where it is given, must say what our model does."""
         value = self._take(name, allowed[0])
         if value not in allowed:
             raise self.refuse(name, ' or '.join(map(json.dumps, allowed)))
 
-    def token(self, name: str, size: int, default: int | None = None) -> int | None:
+    def token(
+        self, name: str, size: int, default: int | None = None, *, beyond_is_none: bool = False
+    ) -> int | None:
         """The id of a special token, which `generation_config.json` may state too.
 
         Args:
             name: of the field.
             size: of the vocabulary.
             default: where neither file states it.
+            beyond_is_none: an id beyond the vocabulary, as small models have it that kept a
+                default, is none.
         """
         value = self._take(name, default)
         value = self._generation.get(name, value)
         if isinstance(value, list) and len(value) == 1:
             value = value[0]
-        if value is not None and (type(value) is not int or not 0 <= value < size):
+        if value is None or (beyond_is_none and type(value) is int and value >= size):
+            return None
+        if type(value) is not int or not 0 <= value < size:
             raise self.refuse(name, f'the id of one token, from 0 to {size - 1}', value)
         return value
 
@@ -150,8 +233,13 @@ class TheirConfig:
         """
         found = self.fields.get('architectures') or [None]
         if not isinstance(found, list) or found[0] not in known:
-            raise self.refuse('architectures', f'["{known[0]}"] or the like', self.fields.get('architectures'))
+            wanted = ' or '.join(f'["{name}"]' for name in known)
+            raise self.refuse('architectures', wanted)
         return found[0]
+
+    def holds(self, tensor: str) -> bool:
+        """Whether the weights have a tensor of this name: a file may hold more than it says."""
+        return tensor in TensorFolder(self.folder).tensors
 
     def finish(self) -> list[str]:
         """Accounts for the rest.
@@ -193,6 +281,11 @@ class TheirConfig:
     def _take(self, name: str, default: Any) -> Any:
         self._seen.add(name)
         return self.fields.get(name, default)
+
+
+def name_of_activation(ours: Activation) -> str:
+    """Their name of a non-linearity of ours."""
+    return next(name for name, own in ACTIVATIONS.items() if own == ours)
 
 
 def _read(file: Path) -> dict[str, Any]:

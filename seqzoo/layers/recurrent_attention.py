@@ -33,7 +33,8 @@ from seqzoo.errors import ConfigError
 from seqzoo.layers.linear import product as dense_product
 from seqzoo.layers.masks import MASKED
 from seqzoo.layers.recurrent import declare
-from seqzoo.layers.recurrent_cells import Weight, per_gate_glorot, uniform
+from seqzoo.layers.recurrent_cells import Weight
+from seqzoo.layers.recurrent_initializers import per_gate_glorot, uniform
 from seqzoo.layers.time_scan import Arrays, Product, multiply
 
 Score = Literal['additive', 'dot', 'general']

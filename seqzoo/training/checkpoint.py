@@ -17,8 +17,6 @@ import contextlib
 import dataclasses
 import json
 import logging
-import os
-import shutil
 import time
 import warnings
 from collections.abc import Iterator, Mapping
@@ -28,7 +26,9 @@ from typing import Any, Literal
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
+from etils import epath
 
+from seqzoo import buckets
 from seqzoo.errors import UserError
 from seqzoo.parallel import agreement
 from seqzoo.training import integrity
@@ -38,6 +38,7 @@ from seqzoo.training.retention import Retention
 PyTree = Any
 
 SET_ASIDE = 'set-aside'
+_COMMITTED = 'commit_success.txt'  # by which Orbax ends a save in a bucket
 _log = logging.getLogger('seqzoo.training')
 
 
@@ -86,7 +87,8 @@ class Checkpoints:
             bytes_at_once: How much a save may copy at a time, at least the largest array; None
                 copies all at once, which is faster.
         """
-        self.folder = Path(folder).absolute()
+        # One class of paths for folders and buckets.
+        self.folder = epath.Path(folder if buckets.in_bucket(folder) else Path(folder).absolute())
         self._retention = Retention(keep, keep_best, best_metric, best_mode)
         self._read_only = read_only
         self._bytes_at_once = bytes_at_once
@@ -154,7 +156,7 @@ class Checkpoints:
             self._manager.wait_until_finished()
         if self._saving is not None and agreement.is_first():
             # What the save replaced was worth keeping only until now.
-            shutil.rmtree(self.folder / SET_ASIDE, ignore_errors=True)
+            _remove(self.folder / SET_ASIDE)
         self._saving = None
 
     def close(self) -> None:
@@ -175,10 +177,7 @@ class Checkpoints:
         return self._committed()
 
     def _committed(self) -> list[int]:
-        if not self.folder.is_dir():
-            return []
-        # A save gets its plain number when it is committed.
-        return sorted(int(path.name) for path in self.folder.iterdir() if path.name.isdigit())
+        return committed_steps(self.folder)
 
     def latest(self) -> int | None:
         """The newest committed step."""
@@ -255,7 +254,9 @@ class Checkpoints:
         """Called by Orbax when all files of a save are there, before the folder gets its name."""
         if jax.process_index() != 0:
             return
-        for folder in self.folder.glob(f'{self._saving}.orbax-checkpoint-tmp*'):
+        # In a bucket, where nothing can be renamed, it has its name from the beginning.
+        saving = f'{self._saving}' + '.orbax-checkpoint-tmp*' * (not buckets.in_bucket(self.folder))
+        for folder in self.folder.glob(saving):
             integrity.write_checksums(folder)
 
     def _restore(self, abstract: PyTree, step: int | None, *, partial: bool) -> Restored | None:
@@ -336,8 +337,8 @@ class Checkpoints:
             (self.folder / SET_ASIDE).mkdir(exist_ok=True)
             for old in later:
                 target = self.folder / SET_ASIDE / str(old)
-                shutil.rmtree(target, ignore_errors=True)
-                os.replace(self.folder / str(old), target)
+                _remove(target)
+                (self.folder / str(old)).rename(target)
         agreement.first_does(lambda: None)  # the others wait until the folders have moved
         self._manager.close()
         self._manager = self._open()
@@ -368,6 +369,22 @@ class Checkpoints:
                 f'the checkpoint of step {step} could not be saved in {self.folder} '
                 f'({cause(error)}); kept are {kept}: make room there and start the run again'
             ) from error
+
+
+def committed_steps(folder: epath.Path) -> list[int]:
+    """The steps of the committed checkpoints in a folder, oldest first."""
+    if buckets.in_bucket(folder):
+        parts = (name.split('/') for name in buckets.listed(str(folder)))
+        return sorted(int(p[0]) for p in parts if p[0].isdigit() and p[1:] == [_COMMITTED])
+    if not folder.is_dir():
+        return []
+    # A save gets its plain number when it is committed.
+    return sorted(int(path.name) for path in folder.iterdir() if path.name.isdigit())
+
+
+def _remove(folder: epath.Path) -> None:
+    with contextlib.suppress(OSError):
+        folder.rmtree(missing_ok=True)
 
 
 def _placed(leaf: Any) -> jax.ShapeDtypeStruct:
