@@ -95,6 +95,10 @@ class AudioModeling(ColumnTask):
         levels = [levels_of(samples, self.levels) for samples in examples.samples]
         return Columns({'levels': Ragged.of(levels), 'label': Fixed(numbers[examples.labels])})
 
+    def nominal_table(self, lengths: Sequence[int]) -> Columns:
+        labels = Fixed(np.zeros(len(lengths), np.int32))
+        return Columns({'levels': Ragged.blank(lengths), 'label': labels})
+
     def resolve(self, model: ModelConfig, prepared: Prepared) -> ModelConfig:
         assert isinstance(prepared, PreparedColumns)
         return self._filled(model, len(prepared.learnt['classes']))
