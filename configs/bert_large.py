@@ -3,6 +3,8 @@
 Layers are computed again in the backward pass: one device of 16 GB does not hold their activations.
 """
 
+import bert_base
+
 from seqzoo.configuration import load_config
 from seqzoo.experiment import Experiment, Published
 
@@ -27,4 +29,9 @@ def experiment() -> Experiment:
     return load_config('bert_base', CHANGES)
 
 
-VARIANTS = {'long': {**CHANGES}}
+VARIANTS = {
+    'long': {
+        **bert_base.VARIANTS['long'],
+        'description': 'BERT large, the last tenth: rows of 512 pieces; --fork-from the first run',
+    },
+}
