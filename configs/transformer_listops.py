@@ -1,10 +1,10 @@
 """ListOps: nested lists of digits, reduced to one digit; lists of 20 to 100 tokens.
 
 A Transformer encoder, and other families of about as many parameters: `:elman`, `:gru`, `:lstm`,
-`:tcn`. `:lra` has the lengths of the Long Range Arena, 500 to 2,000 tokens, and its Transformer: four
-layers of 512, eight heads, feed-forward layers of 1,024, the learning rate 0.05 / sqrt(step) after
-1,000 steps, 5,000 updates of 32 expressions; the arena's paper and its configurations do not agree
-everywhere, and these are the configurations'. It wants an accelerator.
+`:tcn`. `:lra` has the lengths of the Long Range Arena, 500 to 2,000 tokens, and its Transformer:
+four layers of 512, eight heads, feed-forward layers of 1,024, the learning rate 0.05 / sqrt(step)
+after 1,000 steps, 5,000 updates of 32 expressions; the arena's paper and its configurations do not
+agree everywhere, and these are the configurations'. It wants an accelerator.
 """
 
 from seqzoo.data.batching import BatchConfig
