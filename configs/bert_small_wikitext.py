@@ -26,7 +26,7 @@ def experiment() -> Experiment:
     return Experiment(
         description='A small BERT on part of WikiText-2 and War and Peace, minutes on two cores',
         model=BertPretrainingConfig(
-            encoder=BertConfig(max_length=128, num_layers=4, embed_dim=128, num_heads=4)
+            encoder=BertConfig(max_length=256, num_layers=4, embed_dim=128, num_heads=4)
         ),
         task=MaskedLanguageModeling(
             corpus=Together(
@@ -40,7 +40,7 @@ def experiment() -> Experiment:
         ),
         optimizer=Adam(beta2=0.999, epsilon=1e-6, weight_decay=0.01, clip_norm=1.0),
         schedule=Linear(peak=1e-3, warmup_steps=STEPS // 10, decay_steps=STEPS),
-        batch=BatchConfig(tokens=32 * 64, max_length=64),
+        batch=BatchConfig(tokens=16 * 128, max_length=128),
         train=TrainConfig(steps=STEPS, log_every=50, evaluate_every=1000, checkpoint_every=1000),
         decode=Decoding(beams=10),
     )

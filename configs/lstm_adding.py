@@ -35,7 +35,9 @@ def experiment() -> Experiment:
         batch=BatchConfig(tokens=50 * 100, max_length=100, fitted_buckets=1, length_multiple=1),
         train=TrainConfig(steps=6000, log_every=50, evaluate_every=250, checkpoint_every=500),
         published=Published(
-            paper='Bai et al. 2018', result='MSE over 600 steps: LSTM 0.164, GRU 5.3e-5, RNN 0.177'
+            paper='Bai et al. 2018',
+            result='MSE over 600 steps: LSTM 0.164, GRU 5.3e-5, RNN 0.177',
+            source='verified',
         ),
     )
 

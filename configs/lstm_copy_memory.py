@@ -38,6 +38,7 @@ def experiment() -> Experiment:
         train=TrainConfig(steps=10_000, log_every=50, evaluate_every=250, checkpoint_every=500),
         published=Published(
             paper='Bai et al. 2018',
+            source='verified',
             result='cross-entropy, T = 1000: LSTM 0.0204, GRU 0.0197, RNN 0.0202 (guessing 0.0204)',
         ),
     )

@@ -29,6 +29,7 @@ COMMANDS = {
     'evaluate': 'evaluate',
     'predict': 'predict',
     'score': 'score',
+    'audit': 'audit',
     'plot': 'plot',
     'import-weights': 'import_weights',
     'export-weights': 'export_weights',

@@ -12,7 +12,6 @@ from typing import Any
 import jax
 from jax.extend import core
 
-from seqzoo.analysis.chips import peak_flops_per_second as peak_flops_per_second  # offered here too
 from seqzoo.models.base import ModelConfig
 from seqzoo.models.flops import Flops, matmul_flops
 
@@ -25,6 +24,20 @@ def traced_flops(function: Callable[..., Any], *args: Any) -> int:
     charged once. Fused kernels (Pallas, cuDNN) are opaque and count 0.
     """
     return _jaxpr_flops(jax.make_jaxpr(function)(*args).jaxpr)
+
+
+def forward_flops(model: ModelConfig, batch: int, length: int) -> int:
+    """Operations of one forward pass of a model without a formula, logits included, by tracing."""
+    module = model.build()
+
+    def forward(module: Any, *inputs: Any) -> Any:
+        output = module(*inputs)
+        return module.unembed(output.features) if hasattr(module, 'unembed') else output
+
+    small = model.example_inputs()
+    variables = jax.eval_shape(lambda key: module.init(key, *small), jax.random.key(0))
+    inputs = jax.eval_shape(lambda: model.example_inputs(batch, length))
+    return traced_flops(lambda v, x: module.apply(v, *x, method=forward), variables, inputs)
 
 
 def model_flops_utilization(
@@ -43,20 +56,7 @@ def training_flops(model: ModelConfig, rows: int, length: int) -> Flops | int:
     model's formula; where it has none, three times those of its traced forward pass, as a number.
     """
     parts = model.flops(rows, length)
-    return 3 * _forward_flops(model, rows, length) if parts is None else parts
-
-
-def _forward_flops(model: ModelConfig, rows: int, length: int) -> int:
-    module = model.build()
-
-    def forward(module: Any, *inputs: Any) -> Any:
-        output = module(*inputs)
-        return module.unembed(output.features) if hasattr(module, 'unembed') else output
-
-    small = model.example_inputs()
-    variables = jax.eval_shape(lambda key: module.init(key, *small), jax.random.key(0))
-    inputs = jax.eval_shape(lambda: model.example_inputs(rows, length))
-    return traced_flops(lambda v, x: module.apply(v, *x, method=forward), variables, inputs)
+    return 3 * forward_flops(model, rows, length) if parts is None else parts
 
 
 def render_flops(flops: Flops, *, remat: bool = False) -> str:

@@ -16,7 +16,8 @@ from typing import Any, Literal
 import jax
 import numpy as np
 
-from seqzoo.analysis.flops import peak_flops_per_second, traced_flops
+from seqzoo.analysis.chips import peak_flops_per_second
+from seqzoo.analysis.flops import traced_flops
 from seqzoo.data.batching import ArraySpec
 from seqzoo.errors import UserError
 from seqzoo.experiment import Experiment

@@ -18,6 +18,7 @@ Reads run folders and writes PNG files, whose names it prints. For one run, into
   self_attention.png  the same within the sentence, one map per head of a layer of the encoder
   captions.png        images of the test split, their captions, and where the model looks
   positions.png       the sinusoidal position table, 60 positions by 32 columns
+  sounds.png          spectrograms: a sound of each class, one of the test split and a generated one
   forecast.png        a series, its forecasts one step ahead, and several steps from its end
 What a run's model or task does not have is left out. For several runs: one picture with all their
 loss curves, into the folder of --output.
@@ -112,6 +113,7 @@ def _print_gradients_of_runs(arguments: argparse.Namespace, pictures: Path) -> N
 def _model_pictures(arguments: argparse.Namespace, pictures: Path) -> Iterator[Path]:
     """Draws what needs the trained model, as far as this model has it."""
     from seqzoo.analysis.pictures import position_table
+    from seqzoo.tasks.audio import AudioModeling
     from seqzoo.tasks.captioning import Captioning
     from seqzoo.tasks.forecasting import Forecasting
     from seqzoo.training import load_run
@@ -122,6 +124,9 @@ def _model_pictures(arguments: argparse.Namespace, pictures: Path) -> Iterator[P
         return
     if isinstance(loaded.experiment.task, Forecasting):
         yield from _forecast_pictures(arguments, pictures)
+        return
+    if isinstance(loaded.experiment.task, AudioModeling):
+        yield from _sound_pictures(arguments, pictures, loaded)
         return
     yield from _attention_pictures(arguments, pictures, loaded)
     if getattr(loaded.experiment.model, 'positions', None) == 'sinusoidal':
@@ -148,6 +153,16 @@ def _caption_pictures(arguments: argparse.Namespace, pictures: Path, loaded: Any
     path = pictures / 'captions.png'
     caption_picture(images, captions, places, scenes.captions[:_SCENES], path)
     yield path
+
+
+def _sound_pictures(arguments: argparse.Namespace, pictures: Path, loaded: Any) -> Iterator[Path]:
+    from seqzoo.analysis.spectrograms import draw_run
+    from seqzoo.training.run import default_data_dir
+
+    try:
+        yield draw_run(loaded, pictures / 'sounds.png', default_data_dir(arguments.data_dir))
+    except UserError as error:
+        say(f'no sounds were drawn: {error}')
 
 
 def _forecast_pictures(arguments: argparse.Namespace, pictures: Path) -> Iterator[Path]:

@@ -6,7 +6,8 @@ text is never mistaken for the old.
 """
 
 import hashlib
-from collections.abc import Iterable, Sequence
+import time
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -30,6 +31,7 @@ from seqzoo.data.wordpiece import WordPiece, WordPieceConfig, train_wordpiece
 from seqzoo.errors import UserError
 
 _LINES_AT_ONCE = 10_000
+_SAY_EVERY = 1_000_000  # lines
 
 
 _ONE, _TWO = 'tokenizer.model', ('source_tokenizer.model', 'target_tokenizer.model')
@@ -73,12 +75,55 @@ def load_tokenizers(folder: Path) -> TokenizerPair:
     return TokenizerPair(*(Tokenizer.load(folder / name) for name in _TWO))
 
 
-def encode_cached(text: ParallelText, tokenizers: TokenizerPair, cache_dir: Path) -> PairStores:
+def encode_cached(
+    text: ParallelText,
+    tokenizers: TokenizerPair,
+    cache_dir: Path,
+    *,
+    announce: Callable[[str], None] = lambda text: None,
+) -> PairStores:
     """Encodes a split in bounded memory, or finds it encoded already; sentence n is line n, empty
-    ones included.
+    ones included. What was begun and interrupted goes on.
+
+    Args:
+        text: the split.
+        tokenizers: of both sides.
+        cache_dir: where encoded splits are kept.
+        announce: called with sentences about what is done, and how fast.
     """
     name = hashlib.sha256((_fingerprint(text) + tokenizers.fingerprint).encode()).hexdigest()[:24]
-    return encode_pairs(text, tokenizers, directory=cache_dir / 'encoded' / name, key=name)
+    rate = _Rate(announce)
+    stores = encode_pairs(
+        text, tokenizers, directory=cache_dir / 'encoded' / name, key=name, progress=rate.more
+    )
+    rate.finished(stores)
+    return stores
+
+
+class _Rate:
+    """Says how fast lines are cut into pieces."""
+
+    def __init__(self, announce: Callable[[str], None]):
+        self._announce = announce
+        self._begin = time.monotonic()
+        self._done = 0
+
+    def more(self, lines: int) -> None:
+        """So many more lines of either side are done."""
+        before, self._done = self._done, self._done + lines
+        if self._done // _SAY_EVERY > before // _SAY_EVERY:
+            rate = self._done / (time.monotonic() - self._begin)
+            self._announce(f'  {self._done:,} lines cut into pieces, {rate:,.0f} a second')
+
+    def finished(self, stores: PairStores) -> None:
+        """Everything is done; nothing is said of what had been found."""
+        if not self._done:
+            return
+        seconds = time.monotonic() - self._begin
+        self._announce(
+            f'cut into {len(stores.source.ids):,} and {len(stores.target.ids):,} pieces in '
+            f'{seconds:.1f} s, {self._done / 2 / max(seconds, 1e-9):,.0f} pairs a second'
+        )
 
 
 def make_text_tokenizer(
@@ -101,6 +146,11 @@ def make_text_tokenizer(
             'begin with the run that holds it, --fork-from R'
         )
     return build_vocabulary(lines, config)
+
+
+def nominal_size_of(config: TextTokenizerConfig) -> int | None:
+    """How many entries a tokenizer will have, as far as that is known before the text is."""
+    return config.vocab_size if isinstance(config, TokenizerConfig) else config.nominal_size
 
 
 def save_text_tokenizer(tokenizer: TextTokenizer, folder: Path) -> None:
@@ -164,6 +214,11 @@ class _RunningText:
 
     def encode_batch(self, lines: Sequence[str]) -> list[np.ndarray]:
         return self.tokenizer.encode_text(lines)
+
+    def use_one_thread(self) -> None:
+        """Passes it on, where there is one to pass it to."""
+        if isinstance(self.tokenizer, Tokenizer):
+            self.tokenizer.use_one_thread()
 
 
 def _fingerprint(text: ParallelText) -> str:

@@ -5,8 +5,10 @@ lie below `--data-dir` a configuration says; where that is, the user.
 """
 
 import abc
+import functools
+import hashlib
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -210,7 +212,7 @@ class GutenbergFile(CutFile):
         for number, line in enumerate(read_lines(path)):
             if found := _GUTENBERG_MARK.match(line):
                 marks.setdefault(found[1], number)
-        if not marks.get('START', -1) < marks.get('END', -1):
+        if not 0 <= marks.get('START', -1) < marks.get('END', -1):
             raise UserError(
                 f'{path} has no lines *** START OF and *** END OF THE PROJECT GUTENBERG EBOOK '
                 'around a book; give a file as Project Gutenberg has it, or take CutFile for it'
@@ -270,11 +272,26 @@ class _Range:
     start: int
     stop: int
 
+    @functools.cached_property
+    def whole(self) -> str:
+        """Hash of the whole file: with another one this part has other lines."""
+        digest = hashlib.sha256()
+        for line in read_lines(self.path):
+            digest.update(f'{line}\n'.encode())
+        return digest.hexdigest()
+
     def __len__(self) -> int:
         return self.stop - self.start
 
     def __iter__(self) -> Iterator[str]:
         return islice(read_lines(self.path), self.start, self.stop)
+
+
+def cut_from(texts: Iterable[Lines]) -> str | None:
+    """Hash of the files of which texts are parts; `None` where each has a file of its own."""
+    parts = [p for text in texts for p in (text.parts if isinstance(text, _Chain) else (text,))]
+    found = dict.fromkeys(part.whole for part in parts if isinstance(part, _Range))
+    return hashlib.sha256(' '.join(found).encode()).hexdigest() if found else None
 
 
 def _counted(path: Path) -> FileLines:

@@ -50,11 +50,6 @@ class ByteLevelBPE:
         if self.min_count < 1:
             raise UserError(f'tokenizer.min_count is {self.min_count}; choose at least 1')
 
-    @property
-    def nominal_size(self) -> int:
-        """Tokens, as far as they are known before the text is."""
-        return self.vocab_size
-
 
 @dataclass(frozen=True, kw_only=True)
 class ImportedSubwords:
@@ -65,11 +60,6 @@ class ImportedSubwords:
     """
 
     vocab_size: int
-
-    @property
-    def nominal_size(self) -> int:
-        """Tokens."""
-        return self.vocab_size
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -52,6 +52,7 @@ class Tokenizer:
     Attributes:
         config: the settings it was trained with.
         language: whose Moses rules apply, where `config.moses` asks for them.
+        learnt_from: how many lines it learnt from, of how many; `None` where nobody noted it.
     """
 
     pad_id = PAD
@@ -59,11 +60,19 @@ class Tokenizer:
     bos_id = BEGIN
     eos_id = END
 
-    def __init__(self, model: bytes, config: TokenizerConfig, language: str = 'en'):
+    def __init__(
+        self,
+        model: bytes,
+        config: TokenizerConfig,
+        language: str = 'en',
+        *,
+        learnt_from: tuple[int, int] | None = None,
+    ):
         import sentencepiece
 
         self.config = config
         self.language = language
+        self.learnt_from = learnt_from
         self._model = model
         try:
             self._processor = sentencepiece.SentencePieceProcessor(model_proto=model)
@@ -81,6 +90,7 @@ class Tokenizer:
                 '1, 2, 3); train it with --pad_id=0 --unk_id=1 --bos_id=2 --eos_id=3'
             )
         self._moses: Any = None
+        self._threads: int | None = None  # as many as there are cores
 
     @property
     def model(self) -> bytes:
@@ -126,7 +136,7 @@ class Tokenizer:
 
     def for_language(self, language: str) -> Self:
         """The same model with the Moses rules of another language."""
-        return type(self)(self._model, self.config, language)
+        return type(self)(self._model, self.config, language, learnt_from=self.learnt_from)
 
     def encode(self, line: str) -> np.ndarray:
         """`[length]` int32 ids of one line, without begin and end markers."""
@@ -135,7 +145,12 @@ class Tokenizer:
     def encode_batch(self, lines: Sequence[str]) -> list[np.ndarray]:
         """Ids of several lines, each `[length]` int32, without begin and end markers."""
         prepared = [self.preprocess(line) for line in lines]
-        return [np.array(ids, np.int32) for ids in self._processor.encode(prepared, out_type=int)]
+        found = self._processor.encode(prepared, out_type=int, num_threads=self._threads)
+        return [np.array(ids, np.int32) for ids in found]
+
+    def use_one_thread(self) -> None:
+        """From now on uses one core; otherwise a batch is cut on all of them."""
+        self._threads = 1
 
     def encode_text(self, lines: Sequence[str]) -> list[np.ndarray]:
         """Ids of lines of running text, each `[length]` int32 and closed by `line_end`."""
@@ -179,6 +194,7 @@ class Tokenizer:
             'config': asdict(self.config),
             'language': self.language,
             'fingerprint': self.fingerprint,
+            'learnt_from': self.learnt_from,
         }
         write_atomically(Path(f'{path}.json'), json.dumps(note, indent=1).encode())
         write_atomically(path, self._model)  # last: where the model is, its settings are
@@ -194,7 +210,13 @@ class Tokenizer:
         try:
             model = path.read_bytes()
             note = json.loads(Path(f'{path}.json').read_bytes())
-            tokenizer = cls(model, TokenizerConfig(**note['config']), note['language'])
+            seen = note.get('learnt_from')
+            tokenizer = cls(
+                model,
+                TokenizerConfig(**note['config']),
+                note['language'],
+                learnt_from=None if seen is None else (int(seen[0]), int(seen[1])),
+            )
         except OSError as error:
             raise UserError(
                 f'{error.filename}: cannot be read ({error.strerror}); a tokenizer needs it'
@@ -252,8 +274,8 @@ class PieceTokenizer(Protocol):
         ...
 
     @property
-    def fingerprint(self) -> str:
-        """Hash of everything that changes what `encode` returns."""
+    def fingerprint(self) -> Any:
+        """Text: a hash of everything that changes what `encode` returns."""
         ...
 
     def encode(self, line: str) -> np.ndarray:
@@ -353,11 +375,12 @@ def _train(
     def text() -> Iterator[str]:
         return (line for lines, _ in sides for line in lines)
 
+    total = None
     if config.sample is not None:
-        sides = sample_lines(sides, config.sample)
+        sides, total = sample_lines(sides, config.sample)
     elif any(iter(lines) is lines for lines, _ in sides):  # an iterator can be read only once
         sides = [(list(lines), own) for lines, own in sides]
-    fingerprint, empty = hash_text(text(), config, [own for _, own in sides])
+    fingerprint, empty, lines = hash_text(text(), config, [own for _, own in sides])
     if empty:
         raise UserError(
             'there is no text to train the tokenizer on: every training line is empty; check the '
@@ -369,7 +392,10 @@ def _train(
     if path is not None and path.is_file():
         return Tokenizer.load(path)
     tokenizer = Tokenizer(
-        train_sentencepiece(preprocessed(sides, config), config), config, language
+        train_sentencepiece(preprocessed(sides, config), config),
+        config,
+        language,
+        learnt_from=(lines, lines if total is None else total),
     )
     if path is not None:
         path.parent.mkdir(parents=True, exist_ok=True)

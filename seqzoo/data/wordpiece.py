@@ -52,6 +52,11 @@ class WordPieceConfig:
                     f'tokenizer.{name} is {getattr(self, name)}; choose at least {least}'
                 )
 
+    @property
+    def nominal_size(self) -> int:
+        """Pieces, as far as that is known before the text is."""
+        return self.vocab_size
+
 
 class WordPiece:
     """Text to piece ids and back. Made by `train_wordpiece`, `load` or `from_vocabulary_file`.

@@ -126,7 +126,7 @@ class GPT2(_GPT):
     }
 
     def model(self, theirs: TheirConfig) -> GPTConfig:
-        theirs.architecture('GPT2LMHeadModel')
+        theirs.architecture('GPT2LMHeadModel', 'GPT2Model')
         theirs.only('scale_attn_weights', True)
         theirs.only('scale_attn_by_inverse_layer_idx', False)
         theirs.flag('reorder_and_upcast_attn', False)  # another order of the same operations
@@ -192,7 +192,7 @@ class GPT1(_GPT):
     must_be: ClassVar[dict[str, Any]] = {**GPT2.must_be, 'norm': 'post', 'tie': True}
 
     def model(self, theirs: TheirConfig) -> GPTConfig:
-        theirs.architecture('OpenAIGPTLMHeadModel')
+        theirs.architecture('OpenAIGPTLMHeadModel', 'OpenAIGPTModel')
         theirs.only('tie_word_embeddings', True)
         return GPTConfig(
             vocab_size=theirs.size('vocab_size', 40478),
@@ -269,7 +269,11 @@ class GPTNeoX(_GPT):
         theirs.architecture('GPTNeoXForCausalLM')
         theirs.only('rope_scaling', None)
         turned = theirs.part('rope_parameters', known=('rope_theta', 'partial_rotary_factor'))
-        share = theirs.number('rotary_pct', turned.get('partial_rotary_factor', 0.25))
+        # The newest of the names by which files call the same comes first.
+        share = theirs.number('partial_rotary_factor', theirs.number('rotary_pct', 0.25))
+        base = theirs.number('rope_theta', theirs.number('rotary_emb_base', 10000.0))
+        for old in ('hidden_dropout_prob', 'attention_probs_dropout_prob'):
+            theirs.only(old, 0)
         heads = _heads(theirs, 'num_attention_heads', 'hidden_size', (64, 6144))
         return GPTConfig(
             vocab_size=theirs.size('vocab_size', 50432),
@@ -278,8 +282,8 @@ class GPTNeoX(_GPT):
             mlp_dim=theirs.size('intermediate_size', 24576),
             num_heads=heads,
             max_length=theirs.size('max_position_embeddings', 2048),
-            rotary_share=turned.get('partial_rotary_factor', share),
-            rotary_base=turned.get('rope_theta', theirs.number('rotary_emb_base', 10000.0)),
+            rotary_share=float(turned.get('partial_rotary_factor', share)),
+            rotary_base=float(turned.get('rope_theta', base)),
             parallel_residual=theirs.flag('use_parallel_residual', True),
             norm_epsilon=theirs.number('layer_norm_eps', 1e-5),
             mlp_activation=theirs.choice('hidden_act', ACTIVATIONS, 'gelu'),

@@ -6,6 +6,7 @@ knows the configuration of ours that computes the same, and which tensor holds w
 
     marian                          models.transformer
     gpt2, openai-gpt, gpt_neox      models.gpt
+    bert                            models.bert
 
 Nothing is guessed: a field of `config.json` that nobody knows, and a tensor that is missing, left
 over or of another shape, are refused by their names. Tensors are read one at a time into arrays
@@ -25,6 +26,7 @@ from flax.core import meta
 
 from seqzoo.data.tokenizers import write_atomically
 from seqzoo.errors import UserError
+from seqzoo.interop.bert import Bert
 from seqzoo.interop.family import Family, Imported, TensorNames
 from seqzoo.interop.gpt import GPT1, GPT2, GPTNeoX
 from seqzoo.interop.marian import Marian
@@ -46,7 +48,7 @@ from seqzoo.interop.their_config import CONFIG, GENERATION, TheirConfig
 from seqzoo.models.base import ModelConfig
 from seqzoo.tasks.base import Decoding, Prepared
 
-FAMILIES: tuple[Family, ...] = (Marian(), GPT2(), GPT1(), GPTNeoX())
+FAMILIES: tuple[Family, ...] = (Marian(), GPT2(), GPT1(), GPTNeoX(), Bert())
 
 
 class HubFolder:

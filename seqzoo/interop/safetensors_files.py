@@ -63,10 +63,10 @@ class TensorFolder:
         """
         self.folder = folder
         self.tensors: dict[str, StoredTensor] = {}
-        if (folder / INDEX).is_file():
-            self._read_index(folder / INDEX)
-        elif (folder / SINGLE).is_file():
+        if (folder / SINGLE).is_file():
             self.tensors = _header(folder / SINGLE)
+        elif (folder / INDEX).is_file():
+            self._read_index(folder / INDEX)
         else:
             raise UserError(_nothing_to_read(folder))
 
@@ -85,7 +85,7 @@ class TensorFolder:
         array = np.empty(stored.shape, _FLOATS[stored.dtype])
         with stored.file.open('rb', buffering=0) as file:
             file.seek(stored.begin)
-            rest = memoryview(array.reshape(-1).view(np.uint8))
+            rest = _bytes_of(array)
             while len(rest) and (read := file.readinto(rest)):  # pyright: ignore[reportArgumentType]
                 rest = rest[read:]
         if len(rest):
@@ -114,6 +114,12 @@ class TensorFolder:
             raise UserError(f'{index} names {some_names(lost)}, which none of its files holds')
         if extra := sorted(name for name in self.tensors if name not in wanted):
             raise UserError(f'{index} does not name {some_names(extra)}, which its files hold')
+
+
+def _bytes_of(array: np.ndarray) -> memoryview:
+    """The memory of a contiguous array, to be read or written."""
+    content: Any = array.reshape(-1).view(np.uint8)
+    return memoryview(content)
 
 
 def _header(file: Path) -> dict[str, StoredTensor]:
@@ -180,7 +186,7 @@ def write_tensors(
         for name in sorted(shapes):
             array = np.ascontiguousarray(read(name), '<f4')
             assert array.shape == tuple(shapes[name]), (name, array.shape, shapes[name])
-            yield memoryview(array.reshape(-1).view(np.uint8))
+            yield _bytes_of(array)
 
     descriptor, temporary = tempfile.mkstemp(prefix=f'.{file.name}-', dir=file.parent)
     try:

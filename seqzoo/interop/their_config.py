@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from seqzoo.errors import UserError
+from seqzoo.interop.safetensors_files import TensorFolder
 from seqzoo.layers.feedforward import Activation
 
 CONFIG, GENERATION = 'config.json', 'generation_config.json'
@@ -37,6 +38,7 @@ _SAYS_NOTHING = frozenset(
         'classifier_dropout',
         'directionality',
         'dtype',
+        'extra_pos_embeddings',
         'finetuning_task',
         'gradient_checkpointing',
         'id2label',
@@ -112,6 +114,7 @@ class TheirConfig:
     """The fields of `config.json`, and of `generation_config.json` where there is one.
 
     Attributes:
+        folder: where they lie.
         file: `config.json`.
         fields: of it.
     """
@@ -122,6 +125,7 @@ class TheirConfig:
         Raises:
             UserError: `config.json` is missing or damaged.
         """
+        self.folder = folder
         self.file = folder / CONFIG
         self.fields = _read(self.file)
         generation = folder / GENERATION
@@ -232,6 +236,10 @@ class TheirConfig:
             wanted = ' or '.join(f'["{name}"]' for name in known)
             raise self.refuse('architectures', wanted)
         return found[0]
+
+    def holds(self, tensor: str) -> bool:
+        """Whether the weights have a tensor of this name: a file may hold more than it says."""
+        return tensor in TensorFolder(self.folder).tensors
 
     def finish(self) -> list[str]:
         """Accounts for the rest.

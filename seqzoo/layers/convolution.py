@@ -7,6 +7,8 @@ of a packed row, and resumable: what a causal one needs of the past are its last
 that an earlier one left; a single new step is one small matrix product, whatever came before.
 """
 
+from typing import Literal
+
 import flax.struct
 import jax
 import jax.numpy as jnp
@@ -19,7 +21,7 @@ _SPATIAL = 'DHW'  # what XLA calls the axes, of no meaning here
 
 
 class Convolution(nn.Module):
-    """`y[p] = sum over the window of x[stride p + w] W[w] + b`, zeros around the input.
+    """`y[p] = sum over the window of x[stride p + w] W[w] + b`.
 
     Parameters are float32 and start as in He et al. 2015, for a ReLU behind them; the computation
     runs in `dtype`.
@@ -29,16 +31,19 @@ class Convolution(nn.Module):
         window: extent of the window along each axis.
         stride: from one place to the next, the same along each axis.
         dtype: dtype of the computation and of the result.
+        padding: `'SAME'`: zeros around the input; `'VALID'`: only where the whole window lies in
+            it.
     """
 
     features: int
     window: tuple[int, ...]
     stride: int
     dtype: jnp.dtype
+    padding: Literal['SAME', 'VALID'] = 'SAME'
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        """`[batch, *axes, channels]` -> `[batch, *axes / stride, features]`."""
+        """`[batch, *axes, channels]` -> `[batch, *axes / stride, features]`, or a little less."""
         names = (*('window',) * len(self.window), 'channels_in', 'channels_out')
         start = nn.initializers.he_normal(in_axis=-2, out_axis=-1)
         shape = (*self.window, x.shape[-1], self.features)
@@ -50,7 +55,7 @@ class Convolution(nn.Module):
             x.astype(self.dtype),
             kernel.astype(self.dtype),
             window_strides=(self.stride,) * len(self.window),
-            padding='SAME',
+            padding=self.padding,
             dimension_numbers=(f'N{axes}C', f'{axes}IO', f'N{axes}C'),
         )
         return y + bias.astype(self.dtype)

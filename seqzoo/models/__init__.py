@@ -9,8 +9,20 @@ if TYPE_CHECKING:
     from seqzoo.models.captioner import Captioner, CaptionerConfig
     from seqzoo.models.conv_seq2seq import ConvS2S, ConvS2SConfig
     from seqzoo.models.dense import Dense, DenseConfig
+    from seqzoo.models.elmo import (
+        BiLM,
+        BiLMConfig,
+        BiLMForPretraining,
+        BiLMPretrainingConfig,
+        Elmo,
+        ElmoConfig,
+    )
     from seqzoo.models.gpt import GPT, GPTConfig
     from seqzoo.models.labeler import LabeledEncoder, LabelerConfig
+    from seqzoo.models.language_model_encoder import (
+        LanguageModelEncoder,
+        LanguageModelEncoderConfig,
+    )
     from seqzoo.models.recurrent_encoder import RecurrentEncoder, RecurrentEncoderConfig
     from seqzoo.models.recurrent_lm import RecurrentLM, RecurrentLMConfig
     from seqzoo.models.recurrent_seq2seq import RecurrentSeq2Seq, RecurrentSeq2SeqConfig
@@ -26,6 +38,10 @@ __all__ = [
     'BertConfig',
     'BertForPretraining',
     'BertPretrainingConfig',
+    'BiLM',
+    'BiLMConfig',
+    'BiLMForPretraining',
+    'BiLMPretrainingConfig',
     'ByteNet',
     'ByteNetConfig',
     'ByteNetLM',
@@ -36,9 +52,13 @@ __all__ = [
     'ConvS2SConfig',
     'Dense',
     'DenseConfig',
+    'Elmo',
+    'ElmoConfig',
     'GPTConfig',
     'LabeledEncoder',
     'LabelerConfig',
+    'LanguageModelEncoder',
+    'LanguageModelEncoderConfig',
     'RecurrentEncoder',
     'RecurrentEncoderConfig',
     'RecurrentLM',
@@ -65,6 +85,10 @@ _HOMES = {
     'ByteNetConfig': 'bytenet',
     'ByteNetLM': 'bytenet',
     'ByteNetLMConfig': 'bytenet',
+    'BiLM': 'elmo',
+    'BiLMConfig': 'elmo',
+    'BiLMForPretraining': 'elmo',
+    'BiLMPretrainingConfig': 'elmo',
     'Captioner': 'captioner',
     'CaptionerConfig': 'captioner',
     'ConvS2S': 'conv_seq2seq',
@@ -73,8 +97,12 @@ _HOMES = {
     'DenseConfig': 'dense',
     'GPT': 'gpt',
     'GPTConfig': 'gpt',
+    'Elmo': 'elmo',
+    'ElmoConfig': 'elmo',
     'LabeledEncoder': 'labeler',
     'LabelerConfig': 'labeler',
+    'LanguageModelEncoder': 'language_model_encoder',
+    'LanguageModelEncoderConfig': 'language_model_encoder',
     'RecurrentEncoder': 'recurrent_encoder',
     'RecurrentEncoderConfig': 'recurrent_encoder',
     'RecurrentLM': 'recurrent_lm',

@@ -58,14 +58,10 @@ class ModelConfig(abc.ABC):
     @property
     def backbone(self) -> tuple[str, ...]:
         """Where in the tree of parameters the part stands that fine-tuning takes over from another
-        run: the path to what lies below the heads; `()` is all of them.
+        run: the path to what lies below the heads; `()` is all of them. The same path leads to the
+        configuration of that part.
         """
         return ()
-
-    @property
-    def backbone_config(self) -> 'ModelConfig':
-        """The configuration of that part."""
-        return self
 
 
 @flax.struct.dataclass
@@ -110,9 +106,12 @@ class LabelOutput:
         outputs: float32, `[batch, outputs]` for each sequence or `[batch, length, outputs]` for
             each of its positions (those at padding mean nothing): logits, or numbers to be
             regressed.
+        features: `[batch, length, embed]`, what stands below the head; `None` where there is
+            nothing of the kind.
     """
 
     outputs: jax.Array
+    features: jax.Array | None = None
 
 
 @flax.struct.dataclass
@@ -317,3 +316,32 @@ class Seq2Seq(Protocol):
         n, vocab]`.
         """
         ...
+
+
+class BidirectionalLM(Protocol):
+    """Two language models over the same words, one in each direction, with one softmax.
+
+    `features` of its output are `[batch, length, 2 embed]`: what the forward direction knows behind
+    a word, and what the backward one knows before it.
+    """
+
+    def __call__(
+        self, inputs: Any, *, segments: jax.Array | None = None, train: bool = False
+    ) -> LMOutput: ...
+
+    def unembed(self, features: jax.Array) -> jax.Array:
+        """`[..., 2 embed]` -> `[..., 2, vocab]` float32 logits: of the next word, and of the one
+        before.
+        """
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class BidirectionalLMConfig(ModelConfig):
+    """Configuration of a `BidirectionalLM`.
+
+    Attributes:
+        vocab_size: words that it predicts; `None` is filled in from the data.
+    """
+
+    vocab_size: int | None = None

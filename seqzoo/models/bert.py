@@ -310,10 +310,6 @@ class BertPretrainingConfig(MaskedLMConfig):
     def backbone(self) -> tuple[str, ...]:
         return ('encoder',)
 
-    @property
-    def backbone_config(self) -> BertConfig:
-        return self.encoder
-
     def build(self) -> 'BertForPretraining':
         """The module. Raises `ConfigError` while `encoder.vocab_size` is open."""
         self.encoder.build()

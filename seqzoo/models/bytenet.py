@@ -247,9 +247,10 @@ class ByteNetConfig(ModelConfig):
 
     @classmethod
     def tiny(cls) -> Self:
-        """Two sets of one block either side, 6 wide."""
-        layers = DilatedConfig(hidden_dim=6, dilations=(1,), num_sets=2, dropout_rate=0.1)
-        return cls(vocab_size=32, encoder=layers, decoder=layers, dropout_rate=0.1)
+        """Two sets of one block either side, 6 wide; a source column has seen the whole source."""
+        sizes = {'hidden_dim': 6, 'dilations': (1,), 'num_sets': 2, 'dropout_rate': 0.1}
+        encoder, decoder = DilatedConfig(window=7, **sizes), DilatedConfig(**sizes)
+        return cls(vocab_size=32, encoder=encoder, decoder=decoder, dropout_rate=0.1)
 
     def example_inputs(self, batch: int = 2, length: int = 8) -> tuple[jax.Array, ...]:
         """Source and target token ids."""

@@ -138,8 +138,9 @@ class ConvS2SConfig(ModelConfig):
 
     @classmethod
     def tiny(cls) -> Self:
-        """Two layers of unlike widths."""
-        sizes = {'embed_dim': 8, 'widths': (8, 12), 'windows': (3, 1), 'decoder_windows': (3, 2)}
+        """Two layers of unlike widths below one that attends."""
+        sizes = {'embed_dim': 8, 'widths': (8, 12), 'windows': (3, 1)}
+        sizes |= {'decoder_widths': (12,), 'decoder_windows': (3,)}
         return cls(vocab_size=32, max_length=16, dropout_rate=0.1, **sizes)
 
     def example_inputs(self, batch: int = 2, length: int = 8) -> tuple[jax.Array, ...]:

@@ -202,8 +202,8 @@ class TCNEncoderConfig(EncoderConfig):
 
     @classmethod
     def tiny(cls) -> Self:
-        """Two blocks, 8 wide."""
-        layers = TCNLayers(num_layers=2, hidden_dim=8, window=2, dropout_rate=0.2)
+        """A block with a window of 3, 8 wide."""
+        layers = TCNLayers(num_layers=1, hidden_dim=8, window=3, dropout_rate=0.2)
         return cls(inputs=Tokens(vocab_size=16, embed_dim=6), layers=layers)
 
     def example_inputs(self, batch: int = 2, length: int = 8) -> tuple[jax.Array, ...]:

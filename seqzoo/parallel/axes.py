@@ -31,6 +31,7 @@ AXES = frozenset(
         'channels_in',
         'channels_out',
         'experts',
+        'groups',  # rows of a batch beside 'experts', which split a part of the same devices
         'classes',
         'layers',  # stacked equal layers
     }
@@ -39,12 +40,13 @@ AXES = frozenset(
 Rules = tuple[tuple[str, str | tuple[str, ...] | None], ...]
 
 DEFAULT_RULES: Rules = (
-    ('batch', ('data', 'fsdp')),
+    ('batch', ('data', 'fsdp', 'expert')),
+    ('groups', ('data', 'fsdp')),
     ('length', 'sequence'),
     ('vocab', 'tensor'),
     ('heads', 'tensor'),
     ('mlp', 'tensor'),
-    ('experts', 'tensor'),
+    ('experts', ('expert', 'tensor')),
     ('embed', 'fsdp'),
 )
 

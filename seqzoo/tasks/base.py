@@ -229,6 +229,10 @@ class Task(abc.ABC):
             return model
         return replace(model, vocab_size=self.nominal_vocab_size)  # type: ignore[call-arg]
 
+    def nominal_length(self, batch: BatchConfig) -> int:
+        """How long a sequence is before any data has been seen, for estimates: the longest."""
+        return batch.max_length
+
     @property
     @abc.abstractmethod
     def best_metric(self) -> tuple[str, str]:
@@ -246,6 +250,28 @@ class Task(abc.ABC):
         announce: Callable[[str], None] = lambda text: None,
     ) -> Prepared:
         """Reads the splits; with `run_dir` the tokenizer stored there is used."""
+
+    def prepare_from(
+        self,
+        pretrained: Path,
+        batch: BatchConfig,
+        *,
+        data_dir: Path | None,
+        cache_dir: Path,
+        announce: Callable[[str], None] = lambda text: None,
+    ) -> Prepared:
+        """Reads the splits 'train' and 'dev' with the tokenizer of another run, whose parameters
+        mean nothing with any other; the rest is learnt as `prepare` would.
+
+        Raises:
+            UserError: the task has no tokenizer that another one's run could have.
+        """
+        del batch, data_dir, cache_dir, announce
+        raise UserError(
+            f'--pretrained {pretrained}: {type(self).__name__} reads nothing that such a run could '
+            'have learnt to read; take a task over text in pieces, or --fork-from for the '
+            'parameters of the same model.'
+        )
 
     @abc.abstractmethod
     def resolve(self, model: ModelConfig, prepared: Prepared) -> ModelConfig:

@@ -25,6 +25,7 @@ from seqzoo.scoring.bleu import bleu
 from seqzoo.scoring.exact_match import exact_match
 from seqzoo.tasks.base import Batch, Decoding, Losses, Prediction, Prepared, Runtime, Sums
 from seqzoo.tasks.column_task import Answers, ColumnTask, PreparedColumns, pass_over
+from seqzoo.tasks.hypotheses import best_of
 from seqzoo.tasks.open_sizes import fill_open
 from seqzoo.tasks.sequence_search import SpecialTokens, seq2seq_search
 from seqzoo.tasks.translation import forced_logits
@@ -260,7 +261,7 @@ def _text(ids: np.ndarray, words: list[str]) -> str:
 def _prediction(found: Mapping[str, np.ndarray], words: list[str], n_best: int) -> Prediction:
     """The hypotheses of one image, the best one holding the others."""
 
-    def one(rank: int, **more: Any) -> Prediction:
+    def one(rank: int) -> Prediction:
         ids = found['tokens'][rank, : found['lengths'][rank]]
         text = _text(ids, words)
         return Prediction(
@@ -268,9 +269,6 @@ def _prediction(found: Mapping[str, np.ndarray], words: list[str], n_best: int) 
             score=float(found['scores'][rank]),
             log_prob=float(found['log_probs'][rank]),
             tokens=tuple(text.split()),
-            **more,
         )
 
-    order = np.argsort(-found['scores'], kind='stable').tolist()
-    kept = [rank for rank in order if found['lengths'][rank] > 0][:n_best] or [0]
-    return one(kept[0], alternatives=tuple(one(rank) for rank in kept[1:]))
+    return best_of(found['scores'], found['lengths'], n_best, one)

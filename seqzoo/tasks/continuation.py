@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import jax
@@ -22,6 +22,7 @@ from seqzoo.models.base import CausalLM
 from seqzoo.parallel.mesh import row_shards
 from seqzoo.parallel.rows import row_share
 from seqzoo.tasks.base import Batch, Decoding, Prediction, Runtime
+from seqzoo.tasks.hypotheses import best_of
 from seqzoo.tasks.sequence_search import causal_search, position_limit
 
 BLANK = '____'  # stands in a text for what a model is asked about
@@ -214,7 +215,4 @@ def _read(
             source_tokens=tuple(tokenizer.pieces(read)),
         )
 
-    found = np.argsort(-decoded.scores[row], kind='stable')  # samples come in the order of drawing
-    kept = [int(r) for r in found if decoded.lengths[row, r] > 0][: decoding.n_best]
-    best, *others = [one(rank) for rank in kept] or [one(0)]
-    return replace(best, alternatives=tuple(others))
+    return best_of(decoded.scores[row], decoded.lengths[row], decoding.n_best, one)

@@ -29,14 +29,14 @@ from seqzoo.data.encoding import (
     encode_text_cached,
     load_text_tokenizer,
     make_text_tokenizer,
+    nominal_size_of,
     save_text_tokenizer,
 )
-from seqzoo.data.pipeline import StepBatch, step_batches, step_specs
-from seqzoo.data.plain_text import PlainText, SplitFiles
+from seqzoo.data.pipeline import RowContent, StepBatch, step_batches, step_specs
+from seqzoo.data.plain_text import PlainText, SplitFiles, cut_from
 from seqzoo.data.streams import Order, TextEvaluationPlan, TextPlan, TextRows
 from seqzoo.data.text_files import Lines
 from seqzoo.data.token_store import TokenStore
-from seqzoo.data.tokenizers import TokenizerConfig
 from seqzoo.data.vocabularies import Characters, Words
 from seqzoo.errors import UserError
 from seqzoo.models.base import CausalLM, ModelConfig
@@ -72,6 +72,9 @@ class PreparedText(Prepared):
         found = {'tokenizer': self.tokenizer.fingerprint}
         if 'train' in self.splits:
             found['training data'] = self.splits['train'].fingerprint
+        # Of another file the part to be measured may hold what was trained on.
+        if (whole := cut_from(self.texts.values())) is not None:
+            found['file whose parts are the splits'] = whole
         return found
 
     def save(self, run_dir: Path) -> None:
@@ -118,9 +121,7 @@ class LanguageModeling(Task):
 
     @property
     def nominal_vocab_size(self) -> int | None:
-        if isinstance(self.tokenizer, TokenizerConfig):
-            return self.tokenizer.vocab_size
-        return self.tokenizer.nominal_size
+        return nominal_size_of(self.tokenizer)
 
     @property
     def best_metric(self) -> tuple[str, str]:
@@ -151,6 +152,9 @@ class LanguageModeling(Task):
             announce(f'{split}: {len(stores[split].ids):,} tokens in {len(text):,} lines')
         announce(f'vocabulary: {tokenizer.vocab_size:,} entries')
         return PreparedText(tokenizer, stores, texts)
+
+    def prepare_from(self, pretrained: Path, batch: BatchConfig, **options: Any) -> Prepared:
+        return self.prepare(batch, run_dir=pretrained, **options)
 
     def resolve(self, model: ModelConfig, prepared: Prepared) -> ModelConfig:
         assert isinstance(prepared, PreparedText)
@@ -203,7 +207,7 @@ class LanguageModeling(Task):
     ) -> Iterator[StepBatch]:
         padded = _has_fill_rows(plan, row_multiple)
         return step_batches(
-            _rows(prepared, 'train', plan, padded),
+            self.content(plan, padded, prepared, 'train'),
             plan,
             start_step=start_step,
             process_index=process_index,
@@ -211,10 +215,24 @@ class LanguageModeling(Task):
             row_multiple=row_multiple,
         )
 
+    def content(
+        self,
+        plan: TextPlan | TextEvaluationPlan,
+        padded: bool,
+        prepared: Prepared | None = None,
+        split: str = '',
+    ) -> RowContent:
+        """What the rows of a plan hold of a split; without data only of which shapes."""
+        if prepared is None:
+            return TextRows(np.zeros(0, np.int32), plan, 0, padded)
+        assert isinstance(prepared, PreparedText)
+        store, before = prepared.splits[split], prepared.tokenizer.line_end
+        return TextRows(store.ids, plan, before, padded, on_disk=store.directory is not None)
+
     def batch_specs(
         self, plan: TextPlan, *, row_multiple: int, process_count: int
     ) -> Sequence[Mapping[str, ArraySpec]]:
-        content = TextRows(np.zeros(0, np.int32), plan, 0, _has_fill_rows(plan, row_multiple))
+        content = self.content(plan, _has_fill_rows(plan, row_multiple))
         return step_specs(content, plan, row_multiple=row_multiple, process_count=process_count)
 
     def first_carry(self, model: nn.Module, plan: TextPlan, *, row_multiple: int) -> Any:
@@ -233,7 +251,7 @@ class LanguageModeling(Task):
     # Loss
 
     def weights(self, batch: Batch) -> dict[str, jax.Array]:
-        return {'loss': jnp.sum(_is_predicted(batch))}
+        return {'loss': jnp.sum(is_predicted(batch))}
 
     def loss(
         self, model: nn.Module, variables: Any, batch: Batch, carry: Any, *, key: jax.Array | None
@@ -253,7 +271,7 @@ class LanguageModeling(Task):
         found: Any = model.apply(variables, method=forward, rngs=rngs)
         logits, carry, auxiliary = found
         nll: Any = smoothed_cross_entropy(logits, targets)
-        mask = _is_predicted(batch)
+        mask = is_predicted(batch)
         weight, total = jnp.sum(mask), jnp.sum(nll[0] * mask)
         # Each is a mean that counts as often as there are tokens: parts of a batch add up.
         losses = {name: value * weight for name, value in auxiliary.items()}
@@ -316,7 +334,7 @@ class LanguageModeling(Task):
         plan = TextEvaluationPlan(len(prepared.splits[split].ids), batch, order=self.order)
         share, shards = row_share(runtime.mesh), row_shards(runtime.mesh)
         batches = step_batches(
-            _rows(prepared, split, plan, padded=True),
+            self.content(plan, True, prepared, split),
             plan,
             steps=plan.steps_per_epoch,
             process_index=share.index,
@@ -376,20 +394,11 @@ def _stores(prepared: Prepared) -> Mapping[str, TokenStore]:
     return prepared.splits
 
 
-def _rows(
-    prepared: Prepared, split: str, plan: TextPlan | TextEvaluationPlan, padded: bool
-) -> TextRows:
-    assert isinstance(prepared, PreparedText)
-    store = prepared.splits[split]
-    before = prepared.tokenizer.line_end
-    return TextRows(store.ids, plan, before, padded, on_disk=store.directory is not None)
-
-
 def _has_fill_rows(plan: TextPlan, row_multiple: int) -> bool:
     return plan.rows % row_multiple != 0
 
 
-def _is_predicted(batch: Batch) -> jax.Array:
+def is_predicted(batch: Batch) -> jax.Array:
     """`[rows, length]` float32: 1 where a token is to be predicted."""
     if 'segments' in batch:
         return (batch['segments'] > 0).astype(jnp.float32)

@@ -169,6 +169,9 @@ class MaskedLanguageModeling(Task):
         announce(f'vocabulary: {tokenizer.vocab_size:,} entries')
         return PreparedDocuments(tokenizer, found)
 
+    def prepare_from(self, pretrained: Path, batch: BatchConfig, **options: Any) -> Prepared:
+        return self.prepare(batch, run_dir=pretrained, **options)
+
     def resolve(self, model: ModelConfig, prepared: Prepared) -> ModelConfig:
         assert isinstance(prepared, PreparedDocuments)
         sizes = {'vocab_size': prepared.vocab_size}

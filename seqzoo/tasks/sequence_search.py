@@ -88,7 +88,12 @@ def seq2seq_search(
 
 
 def causal_search(
-    model: nn.Module, decoding: Decoding, vocab_size: int, stop: int | None
+    model: nn.Module,
+    decoding: Decoding,
+    vocab_size: int,
+    stop: int | None,
+    *,
+    condition: Callable[[dict[str, jax.Array]], Any] | None = None,
 ) -> Callable[[Any, dict[str, jax.Array]], Decoded]:
     """A pure function `(variables, batch) -> Decoded` that continues prompts.
 
@@ -102,6 +107,7 @@ def causal_search(
         vocab_size: true size; logits of a padded table above it are never chosen.
         stop: the token that ends a continuation, the last of it; `None`: it ends when there is no
             room. A beam search then closes it with the id `vocab_size`, which costs nothing.
+        condition: what a conditioned model is told of a batch, beside the prompts.
     """
     room = decoding.extra_length
 
@@ -112,7 +118,8 @@ def causal_search(
         rows, most = tokens.shape[0], tokens.shape[1] + room
         if (limit := position_limit(model)) is not None:
             most = min(most, limit)
-        cache = call(rows, most, method='init_cache')
+        given = () if condition is None else (condition(batch),)
+        cache = call(rows, most, *given, method='init_cache')
         _, cache = call(tokens, before_last, cache, method='extend')
 
         def one(tokens: jax.Array, cache: Cache) -> tuple[jax.Array, Cache]:

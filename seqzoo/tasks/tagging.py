@@ -5,6 +5,7 @@ Reported are accuracy over all positions that count, F1 by class, and the margin
 the class that is most frequent in the training data; in percent.
 """
 
+import abc
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,17 +27,15 @@ from seqzoo.tasks.labeling import LabelingTask, TokenInput, outputs_of
 
 
 @dataclass(frozen=True, kw_only=True)
-class Tagging(LabelingTask):
-    """One class for each token.
+class TagTask(LabelingTask):
+    """One class for each token; how a model reads the tokens, a subclass says.
 
     Attributes:
         corpus: where the examples come from.
-        tokens: how tokens become what the model reads.
         label_smoothing: of the training loss; reported losses are plain nats per token.
     """
 
     corpus: TaggedData = field(default_factory=UniversalDependencies)
-    tokens: TokenInput = field(default_factory=TokenInput)
     label_smoothing: float = 0.0
 
     @property
@@ -55,7 +54,94 @@ class Tagging(LabelingTask):
     def learn(self, examples: Tagged) -> dict[str, Any]:
         tags = [t[c] for t, c in zip(examples.tags, examples.counts, strict=True)]
         counts = np.bincount(np.concatenate(tags), minlength=len(self.corpus.classes))
-        return {**self.tokens.learn(examples.inputs), 'majority': int(counts.argmax())}
+        return {'majority': int(counts.argmax())}
+
+    @abc.abstractmethod
+    def inputs(self, batch: Batch) -> Any:
+        """What the model reads of a batch."""
+
+    @abc.abstractmethod
+    def unknown(self, table: Columns) -> np.ndarray:
+        """`[positions]` bool, in a table: where words are that the training data lacks."""
+
+    # Loss
+
+    def weights(self, batch: Batch) -> dict[str, jax.Array]:
+        """Positions that count."""
+        return {'loss': jnp.sum(batch['counts']).astype(jnp.float32)}
+
+    def loss(
+        self, model: nn.Module, variables: Any, batch: Batch, carry: Any, *, key: jax.Array | None
+    ) -> tuple[Losses, Any]:
+        logits = outputs_of(model, variables, self.inputs(batch), batch, key, rank=3)
+        per_token: Any = smoothed_cross_entropy(logits, batch['tags'], self.label_smoothing)
+        loss, nll = per_token
+        weight = batch['counts'].astype(jnp.float32)
+        right = jnp.argmax(logits, axis=-1) == batch['tags']
+        total, count = jnp.sum(loss * weight), jnp.sum(weight)
+        metrics = {
+            'loss': Sums(jax.lax.stop_gradient(total), count),
+            'nll': Sums(jnp.sum(nll * weight), count),
+            'accuracy': Sums(100 * jnp.sum(right * weight), count),
+        }
+        return Losses({'loss': total}, metrics), carry
+
+    # Evaluation and prediction
+
+    def answers(self, model: nn.Module, variables: Any, batch: Batch) -> Answers:
+        logits = outputs_of(model, variables, self.inputs(batch), batch, None, rank=3)
+        return Answers(positions={'log_probs': jax.nn.log_softmax(logits)})
+
+    def measure(
+        self, table: Columns, answers: Columns, learnt: Mapping[str, Any]
+    ) -> dict[str, Any]:
+        counts = table.columns['counts'].values
+        log_probs = answers.columns['log_probs'].values[counts]
+        tags = table.columns['tags'].values[counts]
+        found = log_probs.argmax(axis=1)
+        scores = label_scores(tags, found, self.corpus.classes, majority=learnt['majority'])
+        nll = -np.take_along_axis(log_probs, tags[:, None], axis=1)
+        metrics = {'loss': float(nll.mean(dtype=np.float64)), **scores.as_metrics()}
+        # A word that the training data lacks is where context and spelling show.
+        unknown = self.unknown(table)[counts]
+        if unknown.any():
+            metrics['unknown_accuracy'] = float(100 * (found == tags)[unknown].mean())
+        return metrics
+
+    def prediction(
+        self, record: str, answers: Mapping[str, np.ndarray], decoding: Decoding
+    ) -> Prediction:
+        """The likeliest class of each token; the score is their mean probability."""
+        del decoding
+        log_probs = answers['log_probs'].astype(np.float64)
+        best = log_probs.max(axis=1)
+        tags = tuple(self.corpus.classes[i] for i in log_probs.argmax(axis=1))
+        return Prediction(
+            self.corpus.separator.join(tags),
+            score=float(np.exp(best).mean()),
+            log_prob=float(best.sum()),
+            tokens=tags,
+            source_tokens=tuple(self.corpus.cut(record)),
+            details={'probabilities': [round(float(p), 6) for p in np.exp(best)]},
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tagging(TagTask):
+    """One class for each token, which the model reads by its number in a list of words.
+
+    Attributes:
+        tokens: how tokens become what the model reads.
+    """
+
+    tokens: TokenInput = field(default_factory=TokenInput)
+
+    @property
+    def spells(self) -> bool:
+        return bool(self.tokens.bytes)
+
+    def learn(self, examples: Tagged) -> dict[str, Any]:
+        return {**self.tokens.learn(examples.inputs), **super().learn(examples)}
 
     def encode(self, examples: Tagged, learnt: Mapping[str, Any]) -> Columns:
         return Columns(
@@ -74,66 +160,11 @@ class Tagging(LabelingTask):
     def sizes(self, learnt: Mapping[str, Any] | None) -> dict[str, int]:
         return {**self.tokens.sizes(learnt), 'num_outputs': len(self.corpus.classes)}
 
-    # Loss
+    def inputs(self, batch: Batch) -> Any:
+        return self.tokens.inputs(batch)
 
-    def weights(self, batch: Batch) -> dict[str, jax.Array]:
-        """Positions that count."""
-        return {'loss': jnp.sum(batch['counts']).astype(jnp.float32)}
-
-    def loss(
-        self, model: nn.Module, variables: Any, batch: Batch, carry: Any, *, key: jax.Array | None
-    ) -> tuple[Losses, Any]:
-        logits = outputs_of(model, variables, self.tokens.inputs(batch), batch, key, rank=3)
-        per_token: Any = smoothed_cross_entropy(logits, batch['tags'], self.label_smoothing)
-        loss, nll = per_token
-        weight = batch['counts'].astype(jnp.float32)
-        right = jnp.argmax(logits, axis=-1) == batch['tags']
-        total, count = jnp.sum(loss * weight), jnp.sum(weight)
-        metrics = {
-            'loss': Sums(jax.lax.stop_gradient(total), count),
-            'nll': Sums(jnp.sum(nll * weight), count),
-            'accuracy': Sums(100 * jnp.sum(right * weight), count),
-        }
-        return Losses({'loss': total}, metrics), carry
-
-    # Evaluation and prediction
-
-    def answers(self, model: nn.Module, variables: Any, batch: Batch) -> Answers:
-        logits = outputs_of(model, variables, self.tokens.inputs(batch), batch, None, rank=3)
-        return Answers(positions={'log_probs': jax.nn.log_softmax(logits)})
-
-    def measure(
-        self, table: Columns, answers: Columns, learnt: Mapping[str, Any]
-    ) -> dict[str, Any]:
-        counts = table.columns['counts'].values
-        log_probs = answers.columns['log_probs'].values[counts]
-        tags = table.columns['tags'].values[counts]
-        found = log_probs.argmax(axis=1)
-        scores = label_scores(tags, found, self.corpus.classes, majority=learnt['majority'])
-        nll = -np.take_along_axis(log_probs, tags[:, None], axis=1)
-        metrics = {'loss': float(nll.mean(dtype=np.float64)), **scores.as_metrics()}
-        # A word that the training data lacks is where context and spelling show.
-        unknown = table.columns['tokens'].values[counts] == 0
-        if unknown.any():
-            metrics['unknown_accuracy'] = float(100 * (found == tags)[unknown].mean())
-        return metrics
+    def unknown(self, table: Columns) -> np.ndarray:
+        return table.columns['tokens'].values == 0
 
     def parse(self, records: Sequence[str], learnt: Mapping[str, Any]) -> Columns:
         return Columns(self.tokens.columns([self.corpus.cut(r) for r in records], learnt))
-
-    def prediction(
-        self, record: str, answers: Mapping[str, np.ndarray], decoding: Decoding
-    ) -> Prediction:
-        """The likeliest class of each token; the score is their mean probability."""
-        del decoding
-        log_probs = answers['log_probs'].astype(np.float64)
-        best = log_probs.max(axis=1)
-        tags = tuple(self.corpus.classes[i] for i in log_probs.argmax(axis=1))
-        return Prediction(
-            self.corpus.separator.join(tags),
-            score=float(np.exp(best).mean()),
-            log_prob=float(best.sum()),
-            tokens=tags,
-            source_tokens=tuple(self.corpus.cut(record)),
-            details={'probabilities': [round(float(p), 6) for p in np.exp(best)]},
-        )

@@ -41,6 +41,8 @@ from seqzoo.tasks.base import Batch, Decoding, Losses, Prediction, Prepared, Run
 from seqzoo.tasks.sequence_search import SpecialTokens, seq2seq_search
 from seqzoo.tasks.translate import translate, within_positions
 
+_SENTENCE = 32  # pieces of a sentence of news and its end mark, on either side
+
 
 @dataclass(frozen=True)
 class PreparedTranslation(Prepared):
@@ -112,6 +114,9 @@ class Translation(Task):
             return replace(model, source_vocab_size=self.tokenizer.source_vocab_size)  # type: ignore[call-arg]
         return model
 
+    def nominal_length(self, batch: BatchConfig) -> int:
+        return min(batch.max_length, _SENTENCE)
+
     @property
     def best_metric(self) -> tuple[str, str]:
         return 'loss', 'min'
@@ -152,9 +157,12 @@ class Translation(Task):
             raise ValueError('a tokenizer is learnt from the training split or loaded from a run')
         encoded = {}
         for split, text in texts.items():
-            encoded[split] = encode_cached(text, tokenizers, cache_dir)
             announce(_describe(split, text))
-        announce(f'vocabulary: {tokenizers.target.vocab_size:,} pieces ({self.tokenizer.kind})')
+            encoded[split] = encode_cached(text, tokenizers, cache_dir, announce=announce)
+        announce(
+            f'vocabulary: {tokenizers.target.vocab_size:,} pieces ({self.tokenizer.kind})'
+            f'{_sampled(tokenizers.target)}'
+        )
         return PreparedTranslation(tokenizers, encoded, texts)
 
     def resolve(self, model: ModelConfig, prepared: Prepared) -> ModelConfig:
@@ -394,6 +402,14 @@ def _stores(prepared: Prepared, split: str) -> tuple[TokenStore, TokenStore]:
     assert isinstance(prepared, PreparedTranslation)
     pairs = prepared.splits[split]
     return pairs.source, pairs.target
+
+
+def _sampled(tokenizer: Any) -> str:
+    """From which part of the text a tokenizer has learnt, where that is not all."""
+    lines, of = getattr(tokenizer, 'learnt_from', None) or (0, 0)
+    if lines >= of:
+        return ''
+    return f', learnt from {lines:,} of {of:,} lines, drawn evenly (a paper means all of them)'
 
 
 def _describe(split: str, text: ParallelText) -> str:

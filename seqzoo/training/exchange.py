@@ -8,6 +8,7 @@ from typing import Any
 
 import jax
 
+from seqzoo import buckets
 from seqzoo.configuration import differences, override
 from seqzoo.errors import UserError
 from seqzoo.experiment import Experiment, TrainConfig, defines_run
@@ -23,7 +24,6 @@ from seqzoo.training.run import (
     EXPERIMENT,
     IMPORTED,
     load_run,
-    local_folder,
     save_experiment,
     save_prepared,
 )
@@ -66,10 +66,10 @@ def import_weights(
         UserError: the folder holds no such model, or a file of it is damaged or does not fit; the
             run holds something already.
     """
-    run = local_folder(run_dir, '--run')
+    run = _local(run_dir, '--run')
     if (run / EXPERIMENT).exists() or (run / CHECKPOINTS).exists():
         raise UserError(f'{run} holds a run already: choose a new --run.')
-    hub = HubFolder(local_folder(folder, 'the folder'))
+    hub = HubFolder(_local(folder, 'the folder'))
     found = hub.imported()
     experiment = _experiment(hub, found, overrides)
     params = hub.params(experiment.model)
@@ -108,7 +108,7 @@ def export_weights(
     Raises:
         UserError: no such run, the folder holds something, or the model has no counterpart there.
     """
-    folder = local_folder(output, '--output')
+    folder = _local(output, '--output')
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UserError(f'{folder} is there and not empty: choose a new --output.')
     run = load_run(run_dir, step=step, average_last=average_last)
@@ -145,3 +145,10 @@ def _parameters(experiment: Experiment) -> int:
     model = experiment.model.build()
     inputs = experiment.model.example_inputs()
     return true_count(jax.eval_shape(model.init, jax.random.key(0), *inputs)['params'])
+
+
+def _local(path: str | Path, what: str) -> Path:
+    """The path. Weights and runs that hold them are made on a disk, and copied from there."""
+    if buckets.is_address(path):
+        raise UserError(f'{what} {path}: give a folder on a disk, and copy it to the bucket then.')
+    return Path(path)

@@ -151,11 +151,21 @@ def opened(path: str | Path, what: str, *, of_run: bool = True) -> Path:
     return mirror.folder
 
 
-def refuse_other_data(prepared: Prepared, run_dir: Path) -> None:
-    """Raises `UserError` if the tokenizer or the training data is not that of the run."""
+def refuse_other_data(
+    prepared: Prepared, run_dir: Path, *, names: Sequence[str] | None = None
+) -> None:
+    """Raises `UserError` if the tokenizer or the training data is not that of the run.
+
+    Args:
+        prepared: what was read.
+        run_dir: the run.
+        names: which of its fingerprints are compared; `None`: all.
+    """
     file = run_dir / IDENTITY
     known = _read_json(file) if file.exists() else {}
     for name, fingerprint in prepared.identity.items():
+        if names is not None and name not in names:
+            continue
         if known.get(name, fingerprint) != fingerprint:
             raise UserError(
                 f'The {name} is not what {run_dir} was trained with; put the old one back, '

@@ -21,7 +21,7 @@ from seqzoo.training.bucket_lock import BucketLock, lock_of
 from seqzoo.training.checkpoint import Checkpoints
 from seqzoo.training.clock import Clock
 from seqzoo.training.events import EventLog, read_events
-from seqzoo.training.fork import Origin, begin_with, source_of
+from seqzoo.training.fork import Origin, Source, begin_with, overlap_with, source_of
 from seqzoo.training.lengths import refuse_uneven_lengths
 from seqzoo.training.lock import RunLock
 from seqzoo.training.loop import History, Improvement, Loop
@@ -81,6 +81,7 @@ def train(
     require: str | None = None,
     profile_steps: int | None = None,
     fork_from: str | Path | None = None,
+    pretrained: str | Path | None = None,
 ) -> TrainResult:
     """Trains into a folder, or goes on from the folder's newest good checkpoint.
 
@@ -93,6 +94,7 @@ def train(
         require: `'tpu'`, `'gpu'` or `'cpu'`: refuse to run on anything else.
         profile_steps: trace this many steps for xprof, into `profile/`.
         fork_from: a run whose newest parameters are the first ones of this run.
+        pretrained: a run of which only what lies below the heads is taken, with its tokenizer.
 
     Raises:
         UserError: bad data or configuration, another run in the folder, a loss that is not finite.
@@ -106,7 +108,8 @@ def train(
     mesh = build_mesh(experiment.mesh)
     check_strategy(experiment.strategy, mesh)
     refuse_uneven_lengths(experiment.batch, mesh)
-    arguments = (experiment, run, data_dir, cache_dir, progress, profile_steps, fork_from)
+    others = (fork_from, pretrained)
+    arguments = (experiment, run, data_dir, cache_dir, progress, profile_steps, others)
     with StopRequest(at_once=True) as stop:
         try:
             return _prepare_and_train(*arguments, stop)
@@ -121,7 +124,7 @@ def _prepare_and_train(
     cache_dir: str | Path | None,
     progress: Mode,
     profile_steps: int | None,
-    fork_from: str | Path | None,
+    others: tuple[str | Path | None, str | Path | None],
     stop: StopRequest,
 ) -> TrainResult:
     with ExitStack() as stack:
@@ -131,15 +134,16 @@ def _prepare_and_train(
         if agreement.is_first() and (mirror := buckets.Mirror.at(run)) is not None:
             stack.enter_context(mirror.pushed())
         is_new = newest_checkpoint(run) is None
-        source = source_of(run, fork_from) if is_new else None
+        source = source_of(run, *others) if is_new else None
         agreement.same_everywhere(str(is_new), f'{run} holds {_OTHER_FOLDER}')
         bar = Progress(experiment.train.steps, mode=progress if agreement.is_first() else 'none')
         prepared = agreement.once_a_host(
-            lambda: experiment.task.prepare(
-                experiment.batch,
+            lambda: _prepared(
+                experiment,
+                source,
+                None if is_new else run,
                 data_dir=default_data_dir(data_dir),
                 cache_dir=Path(cache_dir) if cache_dir else default_cache_dir(),
-                run_dir=source if is_new else run,  # parameters mean nothing with another tokenizer
                 announce=bar.announce,
             )
         )
@@ -147,13 +151,26 @@ def _prepare_and_train(
         # Together: nobody may still read what the first process is about to write anew.
         resolved, changed = agreement.together(lambda: _checked(experiment, prepared, run, is_new))
         plan = experiment.task.plan(prepared, experiment.batch, experiment.seed)
-        if not is_new and fork_from is not None:
-            bar.announce(f'{run} has checkpoints of its own: --fork-from is left out')
+        if not is_new and any(others):
+            option = '--fork-from' if others[0] else '--pretrained'
+            bar.announce(f'{run} has checkpoints of its own: {option} is left out')
         if changed:
             bar.announce(f'going on with other settings: {"; ".join(changed)}')
         return _train(
             resolved, prepared, plan, run, stack, lock, clock, stop, progress, profile_steps, source
         )
+
+
+def _prepared(
+    experiment: Experiment, source: Source | None, run: Path | None, **options: Any
+) -> Prepared:
+    """The data, cut as the run, or the one that it begins with, has learnt to read it."""
+    task, batch = experiment.task, experiment.batch
+    if source is None or source.part == 'all':
+        return task.prepare(batch, run_dir=run if source is None else source.run, **options)
+    prepared = task.prepare_from(source.run, batch, **options)
+    refuse_other_data(prepared, source.run, names=('tokenizer',))
+    return prepared
 
 
 def _claim(experiment: Experiment, prepared: Prepared, run: Path, origin: Origin | None) -> None:
@@ -197,7 +214,7 @@ def _train(
     stop: StopRequest,
     mode: Mode,
     profile_steps: int | None,
-    source: Path | None,
+    source: Source | None,
 ) -> TrainResult:
     task, config = experiment.task, experiment.train
     metric, best_mode = task.best_metric
@@ -215,6 +232,7 @@ def _train(
             best_mode=best_mode,  # type: ignore[arg-type]
         )
     )
+    overlap = None if source is None else overlap_with(source, experiment)
     improvement, history, origin = Improvement(best_mode), History(), None
     restored = checkpoints.restore(factory.abstract())
     if restored is not None:
@@ -224,7 +242,7 @@ def _train(
     else:
         state = factory.create()
         if source is not None:
-            state, origin = begin_with(source, state)
+            state, origin = begin_with(source, state, overlap)
     _claim(experiment, prepared, run, origin)
     start = int(state.step)
     events = stack.enter_context(EventLog(run, enabled=writer))
@@ -248,8 +266,8 @@ def _train(
         )
 
     bar = stack.enter_context(Progress(config.steps, start=start, mode=mode if writer else 'none'))
-    if origin is not None:
-        bar.announce(f'beginning with the parameters of {origin.run}, step {origin.step:,}')
+    for line in origin.said() if origin is not None else ():
+        bar.announce(line)
     for line in _opening(experiment, plan, mesh, start):
         bar.announce(line)
     events.write(
@@ -260,7 +278,7 @@ def _train(
         seed=experiment.seed,
         examples_digest=history.digest,
         lost_seconds=round(lost, 3),
-        **({} if origin is None else {'forked_from': origin.run, 'forked_step': origin.step}),
+        **({} if origin is None else origin.event()),
     )
     loop = Loop(
         config=config,

@@ -1,4 +1,4 @@
-"""Marian beside transformers: logits, greedy translations, and the way there and back, bit by bit."""
+"""Marian beside transformers: logits, greedy translations, and the round trip, bit by bit."""
 
 import io
 import json

@@ -15,7 +15,14 @@ from seqzoo.analysis.parameters import count_parameters
 from seqzoo.models.base import ConfigError
 from seqzoo.models.conv_seq2seq import ConvS2SConfig
 
-TINY = ConvS2SConfig.tiny()
+TINY = ConvS2SConfig(
+    vocab_size=32,
+    embed_dim=8,
+    widths=(8, 12),
+    windows=(3, 1),
+    decoder_windows=(3, 2),
+    max_length=16,
+)
 SOURCE, TARGET = TINY.example_inputs(2, 6)
 LENGTHS = (6, 4)
 SEGMENTS = (jnp.arange(6) < jnp.array(LENGTHS)[:, None]).astype(jnp.int32)
