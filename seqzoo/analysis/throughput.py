@@ -142,6 +142,7 @@ class Case:
         jax.block_until_ready(self._state)
         agreement.gather('')  # together: a step waits for the last of the processes
         started = time.perf_counter()
+        metrics = None
         for placed in self._placed:
             self._state, metrics = self._step(self._state, placed)
         jax.block_until_ready((self._state, metrics))

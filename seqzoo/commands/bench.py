@@ -177,7 +177,7 @@ def _bench(experiment: Any, arguments: argparse.Namespace, count: int | None) ->
     from seqzoo.analysis.throughput import Bench, Settings, find_data
 
     settings = Settings(
-        scalings=SCALINGS if arguments.scaling == 'both' else (arguments.scaling,),
+        scalings=_scalings(arguments.scaling),
         strategies=arguments.strategy,
         steps=arguments.steps,
         peak_flops=arguments.peak_flops,
@@ -189,6 +189,10 @@ def _bench(experiment: Any, arguments: argparse.Namespace, count: int | None) ->
         synthetic=arguments.synthetic,
     )
     return Bench(experiment, count, settings, source)
+
+
+def _scalings(chosen: str) -> Any:
+    return SCALINGS if chosen == 'both' else (chosen,)
 
 
 def _in_memory(prepare: Any) -> Any:
