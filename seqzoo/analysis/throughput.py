@@ -152,7 +152,8 @@ class Case:
         """Everything about it but its rounds; all of JSON."""
         positions = [max(map(_positions, batch.values())) for batch in self._batches]
         share = self.program.share.count
-        stats = self.devices[0].memory_stats() or {}
+        own = [d for d in self.devices if d.process_index == jax.process_index()]
+        stats = own[0].memory_stats() or {}  # no other process's can be asked
         return {
             'scalings': list(self.scalings),
             'strategy': self.strategy,
