@@ -384,7 +384,8 @@ class ScalarMix(nn.Module):
         zeros, ones = named(nn.initializers.zeros, None), named(nn.initializers.ones)
         weights = jax.nn.softmax(self.param('weights', zeros, (len(layers),), jnp.float32))
         gamma = self.param('gamma', ones, (), jnp.float32)
-        stacked = jnp.stack([x.astype(jnp.float32) for x in layers])
+        wide = [x.astype(jnp.float32) for x in layers]
         if self.layer_norm:
-            stacked = jax.nn.standardize(stacked, axis=-1, epsilon=1e-6)
-        return (gamma * jnp.einsum('j,j...->...', weights, stacked)).astype(self.dtype)
+            wide = [jax.nn.standardize(x, axis=-1, epsilon=1e-6) for x in wide]
+        mixed = sum(weight * x for weight, x in zip(weights, wide, strict=True))
+        return (gamma * mixed).astype(self.dtype)

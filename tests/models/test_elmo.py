@@ -1,5 +1,6 @@
 """ELMo: the paper's size, and its equations against torch's convolutions and projected LSTMs."""
 
+import functools
 from dataclasses import replace
 
 import jax
@@ -8,6 +9,7 @@ import numpy as np
 import pytest
 from flax.core import meta
 
+from seqzoo.analysis.flops import traced_flops
 from seqzoo.errors import ConfigError
 from seqzoo.layers.inputs import Tokens
 from seqzoo.layers.recurrent import RecurrentConfig, RecurrentLayer
@@ -194,6 +196,23 @@ def test_what_pretraining_leaves_fits_below_a_labeler():
         assert part == small
         found.append(jax.tree.map(lambda x: x.shape, meta.unbox(shapes)))
     assert found[0] == found[1]
+
+
+@pytest.mark.parametrize(
+    'config', [BiLMPretrainingConfig.tiny(), ElmoConfig.tiny()], ids=['bilm', 'elmo']
+)
+def test_the_formula_counts_the_products_of_the_traced_program(config):
+    module, length = config.build(), 7
+    variables = jax.eval_shape(module.init, KEY, *config.example_inputs())
+    inputs = jax.eval_shape(lambda: config.example_inputs(2, length))
+
+    def forward(module, inputs):
+        features = module(inputs).features
+        return module.unembed(features) if hasattr(module, 'unembed') else features
+
+    run = functools.partial(module.apply, method=forward)
+    traced = traced_flops(run, meta.unbox(variables), *inputs)
+    assert config.flops(2, length).forward == traced
 
 
 @pytest.mark.parametrize(
