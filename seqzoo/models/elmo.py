@@ -295,13 +295,13 @@ class ElmoConfig(EncoderConfig):
 
     @classmethod
     def tiny(cls) -> Self:
-        """The small biLM, trained further, below one layer that reads words by number too."""
+        """The small biLM, trained further, beside words by number."""
         return cls(
             bilm=BiLMConfig.tiny(),
             frozen=False,
             mix_layer_norm=True,
             inputs=Tokens(vocab_size=9, embed_dim=4),
-            layers=RecurrentConfig(cell=LSTM(hidden_dim=4)),
+            layers=None,
         )
 
     def example_inputs(self, batch: int = 2, length: int = 8) -> tuple[Any, ...]:

@@ -19,7 +19,7 @@ from seqzoo.models.elmo import BiLMConfig, BiLMPretrainingConfig, ElmoConfig, Sc
 from seqzoo.models.labeler import LabelerConfig
 
 BYTES, KEY, WORDS = 50, jax.random.key(0), jax.ShapeDtypeStruct((1, 2, 50), jnp.int32)
-WIDE = LSTM(hidden_dim=500)
+WIDE, ABOVE = LSTM(hidden_dim=500), RecurrentConfig(cell=LSTM(hidden_dim=4))
 
 
 def count(config):
@@ -153,6 +153,19 @@ def test_cells_and_projections_stay_within_their_bounds():
         np.testing.assert_allclose(found.features[0, step], h, rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(found.carry['c'][0], c, rtol=1e-5)
     assert min(clipped) > 0
+
+    # Along a direction, by differences; what is clipped has no part in it.
+    @jax.jit
+    def total(variables):
+        return jnp.sum(jnp.sin(5 * layer.apply(variables, x / 8).features))
+
+    direction = jax.tree.map(lambda v: 0.3 * jnp.cos(7 * v), variables)
+    gradient = jax.jit(jax.grad(total))(variables)
+    wanted = sum(map(jnp.vdot, *map(jax.tree.leaves, (gradient, direction))))
+    ends = [jax.tree.map(lambda v, d, e=e: v + e * d, variables, direction) for e in (1e-2, -1e-2)]
+    found = (total(ends[0]) - total(ends[1])) / 2e-2
+    assert abs(wanted) > 1e-2
+    np.testing.assert_allclose(found, wanted, rtol=2e-2)
     with pytest.raises(ConfigError, match='projection_clip'):
         LSTM(hidden_dim=3, projection_clip=3.0)
     with pytest.raises(ConfigError, match='cell_clip'):
@@ -185,7 +198,7 @@ def test_a_frozen_bilm_gets_no_gradient_and_drops_nothing(network):
 def test_what_pretraining_leaves_fits_below_a_labeler():
     small = BiLMConfig.tiny()
     lower = BiLMPretrainingConfig(bilm=small, vocab_size=13)
-    upper = LabelerConfig(encoder=replace(ElmoConfig.tiny(), bilm=small), num_outputs=2)
+    upper = LabelerConfig(encoder=ElmoConfig.tiny(), num_outputs=2, pooling='max')
     assert upper.backbone == ('encoder', 'bilm')
     found = []
     for config in (lower, upper):
@@ -199,7 +212,9 @@ def test_what_pretraining_leaves_fits_below_a_labeler():
 
 
 @pytest.mark.parametrize(
-    'config', [BiLMPretrainingConfig.tiny(), ElmoConfig.tiny()], ids=['bilm', 'elmo']
+    'config',
+    [BiLMPretrainingConfig.tiny(), replace(ElmoConfig.tiny(), layers=ABOVE)],
+    ids=['bilm', 'elmo'],
 )
 def test_the_formula_counts_the_products_of_the_traced_program(config):
     module, length = config.build(), 7
