@@ -246,7 +246,8 @@ class ElmoConfig(EncoderConfig):
 
     Attributes:
         bilm: both directions; `train --pretrained` takes their parameters from another run.
-        frozen: no gradient reaches the biLM, and nothing is dropped inside it.
+        frozen: no gradient reaches the biLM, and nothing is dropped inside it. Decoupled weight
+            decay, which no gradient brings about, would still shrink it.
         mix_layer_norm: normalise the layers before they are mixed.
         elmo_dropout_rate: on the mixed layers; 0.5 in the paper.
         inputs: what else the network reads; `None`: nothing.
