@@ -4,8 +4,8 @@ Parameters are counted from the real module by shape evaluation, so that no size
 Operations are counted twice:
 
     analytic    3 x the forward pass by formula (`ModelConfig.flops`), over the positions that the
-                configured batches hold; sentences are taken to be 32 pieces long, running text and
-                other sequences as long as a row
+                configured batches hold; sentences are taken to be 32 pieces or 160 characters long,
+                running text and other sequences as long as a row
     6 N D       six operations for each parameter and token (Brown et al. 2020, appendix D), what
                 tables in petaFLOP/s-days have; D are the tokens of one side, as the paper states
                 them or else as the configuration trains on. Of a mixture of experts it counts those

@@ -28,6 +28,8 @@ rows take words as the spaces separate them, and mean something only for files t
                                 how "Attention Is All You Need" scores English-German
     chrf, ter (less is better), exact_match
 
+METEOR is not here: its versions give 56 and 68 for one and the same kind of output.
+
 With --system2 both outputs are scored and compared by paired bootstrap, which is slow for TER:
 choose with --only. With --compare the scores of an earlier call (its --json output) stand beside
 these, of the same references and signatures only; with --published the paper's figure of a
