@@ -22,6 +22,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 
 from seqzoo.analysis.flops import forward_flops
@@ -168,7 +169,7 @@ def schedule_peak(experiment: Experiment) -> float:
     warmup = int(getattr(experiment.schedule, 'warmup_steps', 0))
     near = np.clip([warmup - 1, warmup, warmup + 1], 0, steps - 1)
     places = np.concatenate([np.linspace(0, steps - 1, _PLACES).astype(np.int32), near])
-    rates = experiment.schedule.build(steps)(places.astype(np.int32))
+    rates = experiment.schedule.build(steps)(jnp.asarray(places, jnp.int32))
     return float(np.max(np.asarray(rates)))
 
 
