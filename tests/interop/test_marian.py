@@ -161,7 +161,7 @@ def test_a_run_translates_as_they_do_and_is_written_back(tmp_path, capsys):
     extra = ['--batch.max-length=64', '--batch.buckets=64', '--batch.evaluation-max-length=64']
     assert main(['import-weights', str(tmp_path), '--run', str(run), *extra]) == 0
     assert 'Transformer' in capsys.readouterr().out
-    asked = ['predict', str(run), '--input', str(lines), '--json-lines', '--decode.rows=4']
+    asked = ['predict', str(run), '--input', str(lines), '--json-lines', '--decode.rows=8']
     assert main([*asked, '--decode.extra-length=4']) == 0
     found = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     for line, own in zip(ODD_LINES, found, strict=True):
