@@ -288,6 +288,7 @@ def test_a_model_without_counterpart_is_not_written(tmp_path, capsys):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_imported_weights_are_trained_further_and_written_back(tmp_path, capsys):
     write_gpt2(tmp_path / 'hub')
     for split in ('train', 'dev', 'test'):
