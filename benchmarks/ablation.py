@@ -220,7 +220,7 @@ def render(table: Sequence[Mapping[str, Any]], found: Sequence[Mapping[str, Any]
         lines += [
             '',
             f'Multi30k English-German, test_2016_flickr, sacreBLEU cased (`{row["signature"]}`);',
-            f'average of the last {AVERAGE} snapshots, beam {row["beam"]} and alpha {row["alpha"]}, '
+            f'average of the last {AVERAGE} snapshots, beam {row["beam"]}, alpha {row["alpha"]}, '
             'where the line does not say otherwise. Mean and standard deviation over seeds,',
             f'differences taken seed by seed. {row["device"]}; {row["versions"]}. Every run has a',
             'row beside this file, with its command.',

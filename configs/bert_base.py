@@ -42,7 +42,10 @@ def experiment() -> Experiment:
         train=TrainConfig(steps=SHORT, evaluate_every=10_000, checkpoint_every=10_000),
         decode=Decoding(beams=10),
         published=Published(
-            paper='Devlin et al. 2019', result='perplexity of hidden tokens 3.99 (12 x 768)'
+            paper='Devlin et al. 2019',
+            result='perplexity of hidden tokens 3.99 (12 x 768)',
+            source='verified',
+            parameters='110M',
         ),
     )
 

@@ -3,6 +3,8 @@
 Layers are computed again in the backward pass: one device of 16 GB does not hold their activations.
 """
 
+import bert_base
+
 from seqzoo.configuration import load_config
 from seqzoo.experiment import Experiment, Published
 
@@ -13,7 +15,12 @@ CHANGES = {
     'model.encoder.num_heads': 16,
     'model.encoder.remat': 'dots',
     'published': Published(
-        paper='Devlin et al. 2019', result='perplexity of hidden tokens 3.23 (24 x 1024)'
+        paper='Devlin et al. 2019',
+        result='perplexity of hidden tokens 3.23 (24 x 1024)',
+        source='verified',
+        parameters='340M',
+        difference='the paper rounds up to tens of millions: its published model has 335,141,888, '
+        'and 336,226,108 with the heads that are trained here',
     ),
 }
 
@@ -22,4 +29,9 @@ def experiment() -> Experiment:
     return load_config('bert_base', CHANGES)
 
 
-VARIANTS = {'long': {**CHANGES}}
+VARIANTS = {
+    'long': {
+        **bert_base.VARIANTS['long'],
+        'description': 'BERT large, the last tenth: rows of 512 pieces; --fork-from the first run',
+    },
+}

@@ -7,6 +7,8 @@ beside the words, as it was trained: hand over its run with `--pretrained`, or i
 drawn. `:elmo_trained` trains it further. `:dense` is one dense network over the same words.
 """
 
+from dataclasses import replace
+
 from seqzoo.configuration import load_config
 from seqzoo.data.batching import BatchConfig
 from seqzoo.data.labelled_texts import RtPolarity
@@ -66,7 +68,7 @@ ELMO = {
 }
 VARIANTS = {
     'elmo': ELMO,
-    'elmo_trained': {**ELMO, 'model.encoder.frozen': False},
+    'elmo_trained': {**ELMO, 'model.encoder': replace(ELMO['model.encoder'], frozen=False)},
     'dense': {
         'description': 'Sentence polarity, one dense network over the words: the baseline',
         'model': DenseConfig(

@@ -10,6 +10,8 @@ the words, as it was trained: hand over its run with `--pretrained`, or it stays
 `:elmo_trained` trains it further.
 """
 
+from dataclasses import replace
+
 from seqzoo.configuration import load_config
 from seqzoo.data.batching import BatchConfig
 from seqzoo.data.tagged import UniversalDependencies
@@ -78,7 +80,7 @@ ELMO = {
 }
 VARIANTS = {
     'elmo': ELMO,
-    'elmo_trained': {**ELMO, 'model.encoder.frozen': False},
+    'elmo_trained': {**ELMO, 'model.encoder': replace(ELMO['model.encoder'], frozen=False)},
     'words': {
         'description': 'Universal parts of speech of English, words without their spelling',
         'model.encoder.inputs': Tokens(embed_dim=128, token_dropout_rate=0.1),

@@ -36,6 +36,9 @@ def experiment() -> Experiment:
         ),
         decode=Decoding(method='beam', beams=12, length_penalty=0.0, extra_length=200),
         published=Published(
-            paper='Kalchbrenner et al. 2016', result='23.75 BLEU (tokenised), newstest2014'
+            paper='Kalchbrenner et al. 2016',
+            result='23.75 BLEU (tokenised), newstest2014',
+            source='secondary',
+            score='bleu_tokenized',
         ),
     )

@@ -36,6 +36,10 @@ def experiment() -> Experiment:
         batch=BatchConfig(tokens=ROWS * LENGTH, max_length=LENGTH),
         train=TrainConfig(steps=10 * (TOKENS // (ROWS * LENGTH)), log_every=100),
         published=Published(
-            paper='Peters et al. 2018', result='perplexity 39.7, mean of both directions'
+            paper='Peters et al. 2018',
+            result='perplexity 39.7, mean of both directions',
+            source='memory',
+            parameters='93.6M',
+            left_out=('softmax/*', 'logit_bias'),
         ),
     )

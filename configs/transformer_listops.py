@@ -1,10 +1,10 @@
 """ListOps: nested lists of digits, reduced to one digit; lists of 20 to 100 tokens.
 
-A Transformer encoder, and other families of about as many parameters: `:elman`, `:gru`, `:lstm`.
-`:lra` has the lengths of the Long Range Arena, 500 to 2,000 tokens, and its Transformer: four
-layers of 512, eight heads, feed-forward layers of 1,024, the learning rate 0.05 / sqrt(step) after
-1,000 steps, 5,000 updates of 32 expressions; the arena's paper and its configurations do not agree
-everywhere, and these are the configurations'. It wants an accelerator.
+A Transformer encoder, and other families of about as many parameters: `:elman`, `:gru`, `:lstm`,
+`:tcn`. `:lra` has the lengths of the Long Range Arena, 500 to 2,000 tokens, and its Transformer:
+four layers of 512, eight heads, feed-forward layers of 1,024, the learning rate 0.05 / sqrt(step)
+after 1,000 steps, 5,000 updates of 32 expressions; the arena's paper and its configurations do not
+agree everywhere, and these are the configurations'. It wants an accelerator.
 """
 
 from seqzoo.data.batching import BatchConfig
@@ -16,6 +16,7 @@ from seqzoo.layers.recurrent import RecurrentConfig
 from seqzoo.layers.recurrent_cells import GRU, LSTM, Cell, Elman
 from seqzoo.models.labeler import LabelerConfig
 from seqzoo.models.recurrent_encoder import RecurrentEncoderConfig
+from seqzoo.models.tcn import TCNEncoderConfig, TCNLayers
 from seqzoo.models.transformer_encoder import TransformerEncoderConfig
 from seqzoo.optimization.optimizers import Adam
 from seqzoo.optimization.schedules import Cosine, InverseSquareRoot
@@ -49,6 +50,7 @@ def experiment() -> Experiment:
         published=Published(
             paper='Tay et al. 2021 (Long Range Arena)',
             result='500 to 2,000 tokens: Transformer 36.4 %; always the most frequent: 17 %',
+            source='verified',
         ),
     )
 
@@ -67,6 +69,14 @@ VARIANTS = {
     'lstm': {
         'description': 'ListOps of 20 to 100 tokens, an LSTM',
         'model.encoder': recurrent(LSTM(hidden_dim=128)),
+        'model.pooling': 'last',
+    },
+    'tcn': {
+        'description': 'ListOps of 20 to 100 tokens, a TCN',
+        'model.encoder': TCNEncoderConfig(
+            inputs=Tokens(embed_dim=64),
+            layers=TCNLayers(window=5, num_layers=4, hidden_dim=72, dropout_rate=0.1),
+        ),
         'model.pooling': 'last',
     },
     'lra': {

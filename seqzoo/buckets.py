@@ -79,15 +79,18 @@ def failures_named(address: str) -> Iterator[None]:
         ) from error
 
 
-def home_of(folder: Path) -> 'epath.Path':
+def home_of(folder: Path) -> 'Path | epath.Path':
     """Where the large parts of a folder lie: in it, or in the bucket that it mirrors."""
+    mirror = Mirror.at(folder)
+    return folder if mirror is None else path_of(mirror.address)
+
+
+def path_of(address: Any) -> 'epath.Path':
+    """The address as a path that reads and writes there."""
     from etils import epath  # here: commands that need no bucket start faster without it
 
-    mirror = Mirror.at(folder)
-    if mirror is None:
-        return epath.Path(folder)
     filesystem()
-    return epath.Path(mirror.address)
+    return epath.Path(address)
 
 
 def in_bucket(path: Any) -> bool:
@@ -186,7 +189,7 @@ class Mirror:
                 if known.get(local, {}).get('stamp') == now:
                     continue
                 target = f'{bucket}/{name}/{local}'
-                files.pipe_file(target, path.read_bytes())
+                files.put_file(str(path), target)
                 known[local] = {'stamp': now, 'generation': _generation(files.info(target))}
             self._remember(known)
 
@@ -250,6 +253,11 @@ def _stamp(path: Path) -> list[int]:
 
 def _generation(about: dict[str, Any]) -> str:
     return str(about.get('generation', ''))
+
+
+def held(folder: Path) -> Iterator[Path]:
+    """What a mirror holds of its bucket, at its top."""
+    return (path for path in folder.iterdir() if path.name != MIRROR_FILE)
 
 
 def push(folder: Path) -> None:

@@ -1,10 +1,12 @@
 """`python -m tpu`: the command line."""
 
 import argparse
+import json
 import shlex
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import fields
+from pathlib import Path
 from typing import Any
 
 from tpu import fleet as fleets
@@ -78,6 +80,9 @@ def _parser() -> _Parser:
     how.add_argument('--of-slice', type=_count, default=0, metavar='N', help='of logs')
     how.add_argument('--lines', type=_positive, default=50, metavar='N', help='of logs')
     how.add_argument('--output', metavar='F', help='of smoke: gs://BUCKET/F.json')
+    how.add_argument(
+        '--estimate', type=Path, metavar='F', help='of smoke: what `seqzoo compile --json` printed'
+    )
     return parser
 
 
@@ -148,9 +153,27 @@ def _smoke(arguments: argparse.Namespace, life: Life, pace: dict[str, float]) ->
     words = ['.venv/bin/python', '-m', 'tpu.smoke', f'--expect={life.fleet.kind}']
     words.append(f'--slices={life.fleet.count}')
     words += [f'--output={arguments.output}'] if arguments.output else []
+    if arguments.estimate:
+        words += _estimated(arguments.estimate, life.fleet)
     status = job.launch(words, restarts=0)
     print(job.log(slice_number=0, worker=0, lines=200), end='')
     return status
+
+
+def _estimated(file: Path, fleet: Fleet) -> list[str]:
+    """What `seqzoo compile --json` said of the step, for the same batch on the same slice."""
+    try:
+        told = json.loads(file.read_text(encoding='utf-8'))
+        seconds, config = told['estimate']['step_seconds'], told['config']
+        topology, tokens = told['topology'], told['batch']['tokens']
+    except OSError as error:
+        raise Refusal(f'{file} cannot be read: {error.strerror or error}') from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise Refusal(f'{file} is not what seqzoo compile --json prints ({error!r})') from error
+    if topology != str(fleet.kind) or fleet.count > 1:
+        raise Refusal(f'{file} is about {topology}, not about {fleet.count} x {fleet.kind}')
+    words = [f'--config={config}', f'--batch.tokens={tokens}']
+    return [*words, '--estimated', *map(str, seconds)]
 
 
 def _log(arguments: argparse.Namespace, job: Job) -> str:
@@ -164,7 +187,7 @@ def _log(arguments: argparse.Namespace, job: Job) -> str:
 
 def _status(life: Life, job: Job) -> None:
     states = life.states()
-    for node, state in states.items():
+    for node, state in states.items() if not life.shell.dry_run else ():
         why = f'  {state.why}' if state.why else ''
         print(f'{node}  {state.word}{"" if state.ours else "  not made by this tool"}{why}')
     if all(state.kind == 'ready' for state in states.values()) or life.shell.dry_run:
@@ -240,9 +263,7 @@ def _fleet(arguments: argparse.Namespace) -> Fleet:
 def _check(fleet: Fleet) -> None:
     facts, kind = fleet.kind.facts, fleet.kind
     if fleet.engine == 'tpu-vm' and not facts.api:
-        raise Refusal(
-            f'the Cloud TPU API has no TPU {kind.generation}: take --engine gce or gke'
-        )
+        raise Refusal(f'the Cloud TPU API has no TPU {kind.generation}: take --engine gce or gke')
     if fleet.engine == 'gce' and not facts.image:
         raise Refusal(f'Compute Engine has no TPU {kind.generation}: take --engine tpu-vm')
     if fleet.engine in ('tpu-vm', 'gce', 'gke') and not fleet.zone:

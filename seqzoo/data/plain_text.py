@@ -212,7 +212,7 @@ class GutenbergFile(CutFile):
         for number, line in enumerate(read_lines(path)):
             if found := _GUTENBERG_MARK.match(line):
                 marks.setdefault(found[1], number)
-        if not marks.get('START', -1) < marks.get('END', -1):
+        if not 0 <= marks.get('START', -1) < marks.get('END', -1):
             raise UserError(
                 f'{path} has no lines *** START OF and *** END OF THE PROJECT GUTENBERG EBOOK '
                 'around a book; give a file as Project Gutenberg has it, or take CutFile for it'

@@ -67,10 +67,15 @@ class TextConfig(WordListConfig):
 
     def words(self, text: str) -> list[str]:
         """The words of a text, those that are kept; their case is left alone."""
-        found = (WORD_OR_SIGN if self.signs else _WORD).findall(_MARKUP.sub(' ', text))
+        found = (WORD_OR_SIGN if self.signs else _WORD).findall(without_markup(text))
         if self.max_words is None or len(found) <= self.max_words:
             return found
         return found[-self.max_words :] if self.keep == 'last' else found[: self.max_words]
+
+
+def without_markup(text: str) -> str:
+    """A text with a space for each `<br />` and its like."""
+    return _MARKUP.sub(' ', text)
 
 
 class WordList:

@@ -9,9 +9,7 @@ import numpy as np
 from seqzoo.tasks.base import Prediction
 
 
-def best_of(
-    scores: Any, lengths: Any, n_best: int, one: Callable[[int], Prediction]
-) -> Prediction:
+def best_of(scores: Any, lengths: Any, n_best: int, one: Callable[[int], Prediction]) -> Prediction:
     """The best hypothesis of one input, which holds the others as alternatives.
 
     Args:

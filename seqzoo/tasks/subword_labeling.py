@@ -35,6 +35,7 @@ from seqzoo.data.encoding import (
 from seqzoo.data.framing import framed
 from seqzoo.data.labelled import Labelled, LabelledData, Tagged
 from seqzoo.data.labelled_texts import RtPolarity
+from seqzoo.data.word_lists import without_markup
 from seqzoo.data.wordpiece import WordPiece, WordPieceConfig
 from seqzoo.errors import UserError
 from seqzoo.layers.inputs import TypedTokens
@@ -130,22 +131,20 @@ class ReadsPieces(LabelingTask):
 
         return self.tabulated(splits, data_dir, learnt, run_dir is None, announce)
 
-    def prepare_from(
-        self,
-        pretrained: Path,
-        batch: BatchConfig,
-        *,
-        data_dir: Path | None,
-        cache_dir: Path,
-        announce: Callable[[str], None] = lambda text: None,
-    ) -> Prepared:
-        del batch, cache_dir
+    def prepare_from(self, pretrained: Path, batch: BatchConfig, **options: Any) -> Prepared:
+        del batch
         tokenizer = load_text_tokenizer(pretrained)
 
         def learnt(examples: Mapping[str, Any]) -> Mapping[str, Any]:
             return {**self.learn(examples['train']), _TOKENIZER: tokenizer}
 
-        return self.tabulated(('train', 'dev'), data_dir, learnt, True, announce)
+        return self.tabulated(
+            ('train', 'dev'),
+            options['data_dir'],
+            learnt,
+            True,
+            options.get('announce', lambda text: None),
+        )
 
     def prepared(self, learnt: Mapping[str, Any], splits: Mapping[str, Columns]) -> PreparedColumns:
         return PreparedPieces(learnt, splits)
@@ -156,7 +155,8 @@ class SubwordClassification(ReadsPieces, Classification):
     """One class for each text, or for each pair of texts.
 
     Attributes:
-        max_length: pieces of a row, marks included; longer texts are cut at the end.
+        max_length: pieces of a row, marks included; longer texts are cut at the end. Mark-up such
+            as `<br />` is left out.
         language_model_weight: of the loss of the next tokens; 0.5 in Radford et al. 2018.
     """
 
@@ -176,7 +176,7 @@ class SubwordClassification(ReadsPieces, Classification):
     # Data
 
     def lines(self, example: Any) -> Sequence[str]:
-        return example if self.corpus.pairs else (example,)
+        return [without_markup(t) for t in (example if self.corpus.pairs else (example,))]
 
     def input_sizes(self, learnt: Mapping[str, Any] | None) -> dict[str, int]:
         sizes = self.sizes(learnt)

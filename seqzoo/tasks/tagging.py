@@ -46,10 +46,6 @@ class TagTask(LabelingTask):
     def best_metric(self) -> tuple[str, str]:
         return 'accuracy', 'max'
 
-    @property
-    def spells(self) -> bool:
-        return bool(self.tokens.bytes)
-
     # Data
 
     def read(self, split: str, data_dir: Path | None) -> Tagged:
@@ -139,6 +135,10 @@ class Tagging(TagTask):
     """
 
     tokens: TokenInput = field(default_factory=TokenInput)
+
+    @property
+    def spells(self) -> bool:
+        return bool(self.tokens.bytes)
 
     def learn(self, examples: Tagged) -> dict[str, Any]:
         return {**self.tokens.learn(examples.inputs), **super().learn(examples)}

@@ -17,6 +17,7 @@ import contextlib
 import dataclasses
 import json
 import logging
+import shutil
 import time
 import warnings
 from collections.abc import Iterator, Mapping
@@ -26,7 +27,6 @@ from typing import Any, Literal
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
-from etils import epath
 
 from seqzoo import buckets
 from seqzoo.errors import UserError
@@ -66,7 +66,7 @@ class Checkpoints:
 
     def __init__(
         self,
-        folder: Path,
+        folder: Any,
         *,
         keep: int = 2,
         keep_best: int = 1,
@@ -78,7 +78,8 @@ class Checkpoints:
         """Opens a folder, and clears away what an interrupted save left in it.
 
         Args:
-            folder: Where the checkpoints are; made if it does not exist, unless `read_only`.
+            folder: Where the checkpoints are, also in a bucket (`buckets.path_of`); made if it
+                does not exist, unless `read_only`.
             keep: How many of the newest survive; at least 1.
             keep_best: How many of the best by `best_metric` survive beside them.
             best_metric: The name of a metric given to `save`, or None to go by age alone.
@@ -87,8 +88,9 @@ class Checkpoints:
             bytes_at_once: How much a save may copy at a time, at least the largest array; None
                 copies all at once, which is faster.
         """
-        # One class of paths for folders and buckets.
-        self.folder = epath.Path(folder if buckets.in_bucket(folder) else Path(folder).absolute())
+        self.folder: Any = Path(folder).absolute()
+        if buckets.in_bucket(folder):
+            self.folder = buckets.path_of(folder)
         self._retention = Retention(keep, keep_best, best_metric, best_mode)
         self._read_only = read_only
         self._bytes_at_once = bytes_at_once
@@ -371,7 +373,7 @@ class Checkpoints:
             ) from error
 
 
-def committed_steps(folder: epath.Path) -> list[int]:
+def committed_steps(folder: Any) -> list[int]:
     """The steps of the committed checkpoints in a folder, oldest first."""
     if buckets.in_bucket(folder):
         parts = (name.split('/') for name in buckets.listed(str(folder)))
@@ -382,9 +384,12 @@ def committed_steps(folder: epath.Path) -> list[int]:
     return sorted(int(path.name) for path in folder.iterdir() if path.name.isdigit())
 
 
-def _remove(folder: epath.Path) -> None:
-    with contextlib.suppress(OSError):
-        folder.rmtree(missing_ok=True)
+def _remove(folder: Any) -> None:
+    if buckets.in_bucket(folder):
+        with contextlib.suppress(OSError):
+            folder.rmtree(missing_ok=True)
+    else:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _placed(leaf: Any) -> jax.ShapeDtypeStruct:

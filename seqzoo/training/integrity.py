@@ -22,7 +22,7 @@ _WRITTEN_LATER = ('_CHECKPOINT_METADATA', 'commit_success.txt')
 _BLOCK = 1 << 22
 
 
-def write_checksums(folder: Path) -> None:
+def write_checksums(folder: Any) -> None:
     """Lists the files of a checkpoint that is written but not yet committed, in `CHECKSUMS`."""
     if buckets.in_bucket(folder):
         (folder / CHECKSUMS).write_text(json.dumps(_sums_of_store(folder)))
@@ -36,7 +36,7 @@ def write_checksums(folder: Path) -> None:
     (folder / CHECKSUMS).write_text(json.dumps(sums))
 
 
-def damage(folder: Path) -> str:
+def damage(folder: Any) -> str:
     """What the checksums say is wrong with a checkpoint; empty if nothing."""
     try:
         sums = json.loads((folder / CHECKSUMS).read_text())
@@ -59,7 +59,7 @@ def damage(folder: Path) -> str:
     return ''
 
 
-def _sums_of_store(folder: Path) -> dict[str, list[Any]]:
+def _sums_of_store(folder: Any) -> dict[str, list[Any]]:
     """Sizes and checksums of objects as the store has them: nothing is read for it."""
     return {
         name: [int(about['size']), about.get('crc32c', '')]
@@ -68,7 +68,7 @@ def _sums_of_store(folder: Path) -> dict[str, list[Any]]:
     }
 
 
-def _damage_in_bucket(folder: Path, sums: dict[str, list[Any]]) -> str:
+def _damage_in_bucket(folder: Any, sums: dict[str, list[Any]]) -> str:
     there = _sums_of_store(folder)
     for name, (size, checksum) in sums.items():
         if name not in there:

@@ -43,10 +43,15 @@ def default_cache_dir() -> Path:
     return Path(os.environ.get('XDG_CACHE_HOME') or Path.home() / '.cache') / 'seqzoo'
 
 
-def default_data_dir(stated: str | Path | None) -> Path | None:
+def default_data_dir(stated: str | Path | None, *, may_be_empty: bool = False) -> Path | None:
     """The data directory that was named, or `SEQZOO_DATA_DIR`, or none."""
     found = stated or os.environ.get('SEQZOO_DATA_DIR')
-    return opened(found, '--data-dir', of_run=False) if found else None
+    if not found:
+        return None
+    folder = opened(found, '--data-dir', of_run=False)
+    if buckets.is_address(found) and not may_be_empty and not any(buckets.held(folder)):
+        raise UserError(f'--data-dir {found}: there is nothing below that address.')
+    return folder
 
 
 def save_experiment(experiment: Experiment, run_dir: Path) -> None:
@@ -143,8 +148,6 @@ def opened(path: str | Path, what: str, *, of_run: bool = True) -> Path:
         return Path(path)
     mirror = buckets.Mirror.of(str(path), default_cache_dir(), what)
     mirror.pull(buckets.NOT_MIRRORED if of_run else ())
-    if not of_run and not any(path.name != buckets.MIRROR_FILE for path in mirror.folder.iterdir()):
-        raise UserError(f'{what} {path}: there is nothing below that address.')
     return mirror.folder
 
 

@@ -2,6 +2,7 @@
 
 import json
 
+import jax
 import numpy as np
 import pytest
 
@@ -79,11 +80,10 @@ def test_a_bert_is_pre_trained_fills_masks_and_is_fine_tuned_on_pairs(seqzoo, tm
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('kind', ['gpt', 'recurrent'])
-def test_a_language_model_is_fine_tuned_as_a_classifier(seqzoo, tmp_path, kind):
+def test_a_gpt_is_fine_tuned_as_a_classifier_and_goes_on_as_a_language_model(seqzoo, tmp_path):
     data, first, second = write_text(tmp_path), tmp_path / 'first', tmp_path / 'second'
     for name, text in (('lm', LANGUAGE_MODEL), ('tune', CLASSIFIER)):
-        (tmp_path / f'{name}.py').write_text(text.replace('KIND', kind))
+        (tmp_path / f'{name}.py').write_text(text)
     common = ['--data-dir', data, *TRAINED, '--train.steps=2']
     trained = seqzoo('train', tmp_path / 'lm.py', '--run', first, *common)
     assert trained.status == 0, trained.err
@@ -92,16 +92,13 @@ def test_a_language_model_is_fine_tuned_as_a_classifier(seqzoo, tmp_path, kind):
     event = read_events(second, 'train')[-1]
     assert np.isfinite(event['next_token'])
     before, after = load_run(first).params, load_run(second).params['encoder']['language_model']
-    moved = [float(np.abs(a - b).max()) for a, b in zip(*map(leaves, (before, after)), strict=True)]
+    moved = [
+        float(np.abs(a - b).max())
+        for a, b in zip(*map(jax.tree.leaves, (before, after)), strict=True)
+    ]
     assert 0 < max(moved) < 0.05
     (tmp_path / 'lines').write_text('the film is good\n')
     assert seqzoo('predict', second, '--input', tmp_path / 'lines').out.strip() in ('0', '1')
-
-
-def leaves(tree):
-    import jax
-
-    return jax.tree.leaves(tree)
 
 
 PAIRS = """
@@ -128,22 +125,14 @@ from seqzoo.data.labelled_texts import Tsv
 from seqzoo.data.plain_text import SplitFiles
 from seqzoo.data.vocabularies import Characters
 from seqzoo.experiment import Experiment
-from seqzoo.layers.recurrent import RecurrentConfig
-from seqzoo.layers.recurrent_cells import LSTM
 from seqzoo.models.gpt import GPTConfig
 from seqzoo.models.labeler import LabelerConfig
 from seqzoo.models.language_model_encoder import LanguageModelEncoderConfig
-from seqzoo.models.recurrent_lm import RecurrentLMConfig
 from seqzoo.optimization.schedules import Constant
 from seqzoo.tasks.language_modeling import LanguageModeling
 from seqzoo.tasks.subword_labeling import SubwordClassification
 
-MODEL = {
-    'gpt': GPTConfig(num_layers=1, embed_dim=16, num_heads=2, max_length=64),
-    'recurrent': RecurrentLMConfig(
-        embed_dim=8, layers=RecurrentConfig(cell=LSTM(hidden_dim=8)), tie=True
-    ),
-}['KIND']
+MODEL = GPTConfig(num_layers=1, embed_dim=16, num_heads=2, max_length=64)
 """
 LANGUAGE_MODEL = f"""{MODELS}
 
