@@ -39,14 +39,14 @@ def test_models_have_the_published_sizes(name, parameters, monkeypatch):
 @pytest.mark.slow
 def test_a_model_is_the_same_in_both_systems(tmp_path):
     program = ROOT / 'benchmarks' / 'gpu_models.py'
-    words = ['--toy', '--repeats', '2', '--models', 'lstm', 'gpt2-small']
+    words = ['--toy', '--repeats', '2', '--models', 'gpt2-small']
     words += ['--systems', 'seqzoo', 'torch', '--output', tmp_path]
     done = subprocess.run(
         [sys.executable, program, *words], capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
     found = json.loads((tmp_path / 'gpu_models.json').read_text())['results']
-    assert [one['system'] for one in found] == ['seqzoo', 'torch'] * 2
+    assert [one['system'] for one in found] == ['seqzoo', 'torch']
     for ours, theirs in zip(found[::2], found[1::2], strict=True):
         assert ours['model'] == theirs['model']
         # The same shapes; of sizes, only biases and tables of positions differ.
