@@ -57,7 +57,8 @@ def read_subwords(
     else:
         raise UserError(
             f'{folder} has neither {DEFINITION} nor {_VOCABULARY} and {_MERGES}; without its '
-            'tokenizer a model cannot read, so save it there too: tokenizer.save_pretrained(FOLDER)'
+            'tokenizer a model cannot read: save it there too (tokenizer.save_pretrained), or say '
+            '--tokenizer FOLDER'
         )
     try:
         library = parse_definition(definition)
@@ -126,7 +127,7 @@ def read_wordpiece(folder: Path, *, vocab_size: int) -> WordPiece:
     else:
         raise UserError(
             f'{folder} has neither {_PIECES} nor {DEFINITION}; without its tokenizer a model '
-            'cannot read, so save it there too: tokenizer.save_pretrained(FOLDER)'
+            'cannot read: save it there too (tokenizer.save_pretrained), or say --tokenizer FOLDER'
         )
     if len(entries) > vocab_size:
         raise UserError(
