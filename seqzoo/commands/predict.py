@@ -29,7 +29,10 @@ A classifier writes the class, its probability being the score; a tagger one tag
 
 A language model continues each line by at most --decode.extra-length tokens: the record and the
 line that is written are the whole text. --show-probabilities does not continue it: it writes the K
-most probable next tokens (10) with their shares in percent, and --picture F draws them.
+most probable next tokens (10) with their shares in percent, and --picture F draws them. --stream
+writes the same continuation while it is generated, K tokens (8) at a time, one record after the
+other. An empty record begins a line; of one that is longer than the model has positions, beside the
+continuation, the end is read.
 
 {EXPLANATION}
 examples:
@@ -39,6 +42,7 @@ examples:
   seqzoo predict runs/base --input test.en --decode.method sample --decode.temperature 0.8
   seqzoo predict runs/base --input test.en --target test.de
   echo 'this movie is so great' | seqzoo predict runs/imdb --scores
+  echo 'ROMEO:' | seqzoo predict runs/plays --stream --decode.stop-at-end false
   echo 'I love to drink' | seqzoo predict runs/words --show-probabilities 5 --picture next.png
 """
 
@@ -61,6 +65,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help='the K most probable next tokens of a language model (10)',
     )
     parser.add_argument('--picture', type=Path, metavar='F', help='a PNG of these')
+    parser.add_argument(
+        '--stream',
+        type=at_least(1),
+        nargs='?',
+        const=8,
+        metavar='K',
+        help='write continuations while they are generated, K tokens at a time (8)',
+    )
     add_checkpoint(parser)
     parser.add_argument(
         '--json-lines', action='store_true', help='one JSON object per record instead of text'
@@ -83,6 +95,8 @@ def run(arguments: argparse.Namespace) -> int:
     )
     if arguments.show_probabilities is not None:
         return _show_probabilities(loaded, records, arguments)
+    if arguments.stream is not None:
+        return _stream(loaded, records, arguments)
     with examples_done('predict') as progress:
         if targets is None:
             predictions = loaded.predict(records, progress=progress)
@@ -105,6 +119,20 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _refuse_combinations(arguments: argparse.Namespace) -> None:
+    if arguments.stream is not None:
+        for name in (
+            'n_best',
+            'scores',
+            'alignments',
+            'target',
+            'show_probabilities',
+            'json_lines',
+        ):
+            if getattr(arguments, name):
+                raise UserError(
+                    f'--stream writes text as it grows, and --{name.replace("_", "-")} what is '
+                    'known at the end; leave one of them out'
+                )
     if arguments.show_probabilities is None:
         if arguments.picture is not None:
             raise UserError('--picture draws the next tokens; give --show-probabilities too')
@@ -131,6 +159,33 @@ def _show_probabilities(loaded: Any, records: Sequence[str], arguments: argparse
         else:
             file.write('\n\n'.join(map(as_table, tables)) + '\n' * bool(tables))
     return 0
+
+
+def _stream(loaded: Any, records: Sequence[str], arguments: argparse.Namespace) -> int:
+    """Writes what `predict` would, as it comes."""
+    from seqzoo.parallel import agreement
+
+    if agreement.several():
+        raise UserError('--stream shows what one process generates; leave it out with several')
+    with open_output(arguments.output) as file:
+        shown = ''
+        for grown in loaded.stream(records, steps=arguments.stream):
+            line = _on_one_line(grown.text)
+            if line.startswith(shown):
+                file.write(line[len(shown) :])
+                shown = line
+            elif grown.prediction is not None:  # a tokenizer took back what it had said
+                file.write(f'\n{line}')
+            if grown.prediction is not None:
+                file.write('\n')
+                shown = ''
+            file.flush()
+    return 0
+
+
+def _on_one_line(text: str) -> str:
+    """Whatever a model may say."""
+    return ' '.join(text.splitlines())
 
 
 def _read(arguments: argparse.Namespace) -> tuple[list[str], list[str] | None]:
@@ -188,7 +243,7 @@ def _as_lines(prediction: Any, number: int, arguments: argparse.Namespace) -> It
         fields = [str(number)] if several else []
         if several or arguments.scores or arguments.target is not None:
             fields.append(f'{output.score:.4f}')
-        fields.append(' '.join(output.text.splitlines()))  # one line, whatever a model may say
+        fields.append(_on_one_line(output.text))
         if arguments.alignments:
             fields.append(_pairs(output.alignment))
         yield '\t'.join(fields)

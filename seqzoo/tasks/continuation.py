@@ -60,7 +60,7 @@ def continue_prompts(
     Raises:
         UserError: a prompt has characters that the vocabulary lacks, or the model has no room.
     """
-    encoded = _encoded(runtime.model, tokenizer, prompts, decoding.extra_length)
+    encoded = encode_prompts(runtime.model, tokenizer, prompts, decoding.extra_length)
     stop = tokenizer.stop_id if decoding.stop_at_end else None
     search = causal_search(runtime.model, decoding, tokenizer.vocab_size, stop)
     found = [Prediction('')] * len(prompts)
@@ -75,7 +75,9 @@ def continue_prompts(
         )
         for row in np.flatnonzero(item.example_ids >= 0):
             number = int(item.example_ids[row])
-            found[number] = _read(decoded, int(row), tokenizer, encoded[number], decoding, stop)
+            found[number] = read_hypotheses(
+                decoded, int(row), tokenizer, encoded[number], decoding, stop
+            )
         done += item.examples
         progress(done, len(prompts))
     return found
@@ -90,7 +92,7 @@ def next_tokens(
     rows: int = 64,
 ) -> list[NextTokens]:
     """The `count` most probable next tokens of each prompt, in order; see `continue_prompts`."""
-    encoded = _encoded(runtime.model, tokenizer, prompts, 0)
+    encoded = encode_prompts(runtime.model, tokenizer, prompts, 0)
     count = min(count, tokenizer.vocab_size)
 
     def best(variables: Any, batch: Batch) -> Any:
@@ -116,10 +118,15 @@ def next_tokens(
     return [table for table in found if table is not None]
 
 
-def _encoded(
+def encode_prompts(
     model: nn.Module, tokenizer: TextTokenizer, prompts: Sequence[str], room: int
 ) -> list[np.ndarray]:
-    """Prompts as the model reads them, at least one token each."""
+    """Prompts as the model reads them, at least one token each, with `room` behind them.
+
+    Raises:
+        UserError: this is no language model, it has fewer positions than `room`, or a prompt has
+            characters that the vocabulary lacks.
+    """
     if not isinstance(model, CausalLM):
         raise UserError(f'{type(model).__name__} is no language model: it cannot continue a text.')
     lines = tokenizer.encode_batch(prompts)
@@ -143,11 +150,7 @@ def _batches(runtime: Runtime, prompts: list[np.ndarray], rows: int) -> Iterator
     """Prompts of like length together, in few shapes: arrays `tokens`, `segments`, `rows`."""
     if not prompts:
         return
-    buckets = [_SHORTEST]
-    while buckets[-1] < max(map(len, prompts)):
-        buckets.append(2 * buckets[-1])
-    if (limit := position_limit(runtime.model)) is not None:
-        buckets = [length for length in buckets if length < limit] + [min(buckets[-1], limit)]
+    buckets = sorted({bucket_of(runtime.model, len(prompt)) for prompt in prompts})
     table = Columns({'tokens': Ragged.of(prompts)})
     config = BatchConfig(
         tokens=rows * buckets[-1],
@@ -168,7 +171,7 @@ def _batches(runtime: Runtime, prompts: list[np.ndarray], rows: int) -> Iterator
     )
 
 
-def _read(
+def read_hypotheses(
     decoded: Decoded,
     row: int,
     tokenizer: TextTokenizer,
@@ -177,24 +180,37 @@ def _read(
     stop: int | None,
 ) -> Prediction:
     """The hypotheses of one row as text, the best one holding the others as alternatives."""
-    read = prompt[1:]  # what closes the line before it is no text of the prompt
-    before = tokenizer.decode_text(read)
 
     def one(rank: int) -> Prediction:
         ids = decoded.tokens[row, rank, : decoded.lengths[row, rank]]
         if len(ids) and ids[-1] in (stop, tokenizer.vocab_size):
             ids = ids[:-1]
-        # Together: a tokenizer may join what is apart, or set a space between.
-        text = tokenizer.decode_text(np.concatenate([read, ids])).removeprefix(before)
         return Prediction(
-            text=text,
+            text=continued_text(tokenizer, prompt, ids),
             score=float(decoded.scores[row, rank]),
             log_prob=float(decoded.log_probs[row, rank]),
             tokens=tuple(tokenizer.pieces(ids)),
-            source_tokens=tuple(tokenizer.pieces(read)),
+            source_tokens=tuple(tokenizer.pieces(prompt[1:])),
         )
 
     found = np.argsort(-decoded.scores[row], kind='stable')  # samples come in the order of drawing
     kept = [int(r) for r in found if decoded.lengths[row, r] > 0][: decoding.n_best]
     best, *others = [one(rank) for rank in kept] or [one(0)]
     return replace(best, alternatives=tuple(others))
+
+
+def continued_text(tokenizer: TextTokenizer, prompt: np.ndarray, ids: np.ndarray) -> str:
+    """The text of `ids` behind an encoded prompt."""
+    read = prompt[1:]  # what closes the line before it is no text of the prompt
+    # Together: a tokenizer may join what is apart, or set a space between.
+    whole = tokenizer.decode_text(np.concatenate([read, ids]))
+    return whole.removeprefix(tokenizer.decode_text(read))
+
+
+def bucket_of(model: nn.Module, length: int) -> int:
+    """The length to which a prompt is padded: few, so that few programs are compiled."""
+    bucket = _SHORTEST
+    while bucket < length:
+        bucket *= 2
+    limit = position_limit(model)
+    return bucket if limit is None else min(bucket, limit)

@@ -46,6 +46,7 @@ from seqzoo.parallel.rows import row_share
 from seqzoo.tasks.base import Batch, Decoding, Losses, Prediction, Prepared, Runtime, Sums, Task
 from seqzoo.tasks.continuation import NextTokens, continue_prompts, next_tokens
 from seqzoo.tasks.open_sizes import fill_open
+from seqzoo.tasks.streaming import Growing, stream_prompts
 
 
 @dataclass(frozen=True)
@@ -341,6 +342,19 @@ class LanguageModeling(Task):
         del batch  # prompts have buckets of their own
         assert isinstance(prepared, PreparedText)
         return continue_prompts(runtime, prepared.tokenizer, records, decoding, progress=progress)
+
+    def stream(
+        self,
+        runtime: Runtime,
+        prepared: Prepared,
+        records: Sequence[str],
+        decoding: Decoding,
+        *,
+        steps: int = 8,
+    ) -> Iterator[Growing]:
+        """As `predict`, a record at a time, and each said every `steps` tokens while it grows."""
+        assert isinstance(prepared, PreparedText)
+        return stream_prompts(runtime, prepared.tokenizer, records, decoding, steps=steps)
 
     def next_tokens(
         self, runtime: Runtime, prepared: Prepared, records: Sequence[str], count: int
