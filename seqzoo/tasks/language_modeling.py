@@ -9,13 +9,17 @@ of a recurrent network goes from batch to batch through training, checkpoints an
 gradients stop at the borders of a batch: back-propagation through time, truncated to
 `batch.max_length` steps. In the order `'windows'` each row of a batch begins anew, in evaluation
 too. Models without a state are trained in either.
+
+A batch is packed full whatever texts the stream is made of. With `documents='joined'` a text sees
+the ones before it in its row, as GPT-3 was trained; with `'lines'` every line of a file is a text
+that sees itself alone.
 """
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -100,16 +104,25 @@ class LanguageModeling(Task):
         order: `'streams'` carries the state from batch to batch, `'windows'` are shuffled and begin
             anew each.
         random_offset: begin every epoch at another token.
+        documents: `'joined'` is one running text; `'lines'` keeps each line apart from the others.
     """
 
     corpus: PlainText = field(default_factory=SplitFiles)
     tokenizer: TextTokenizerConfig = field(default_factory=Characters)
     order: Order = 'streams'
     random_offset: bool = False
+    documents: Literal['joined', 'lines'] = 'joined'
 
     def __post_init__(self) -> None:
         if self.order not in ('streams', 'windows'):
             raise UserError(f"task.order must be 'streams' or 'windows', not {self.order!r}.")
+        if self.documents not in ('joined', 'lines'):
+            raise UserError(f"task.documents must be 'joined' or 'lines', not {self.documents!r}.")
+        if self.documents == 'lines' and not getattr(self.tokenizer, 'lines_end', True):
+            raise UserError(
+                "task.documents 'lines' keeps lines apart, but the tokenizer folds their ends into "
+                "spaces; take another one, or documents 'joined'."
+            )
 
     @property
     def data_name(self) -> str:
@@ -183,7 +196,7 @@ class LanguageModeling(Task):
     ) -> Iterator[StepBatch]:
         padded = _has_fill_rows(plan, row_multiple)
         return step_batches(
-            _rows(prepared, 'train', plan, padded),
+            self._rows(prepared, 'train', plan, padded),
             plan,
             start_step=start_step,
             process_index=process_index,
@@ -194,7 +207,8 @@ class LanguageModeling(Task):
     def batch_specs(
         self, plan: TextPlan, *, row_multiple: int, process_count: int
     ) -> Sequence[Mapping[str, ArraySpec]]:
-        content = TextRows(np.zeros(0, np.int32), plan, 0, _has_fill_rows(plan, row_multiple))
+        padded, apart = _has_fill_rows(plan, row_multiple), self.documents == 'lines'
+        content = TextRows(np.zeros(0, np.int32), plan, 0, padded, apart)
         return step_specs(content, plan, row_multiple=row_multiple, process_count=process_count)
 
     def first_carry(self, model: nn.Module, plan: TextPlan, *, row_multiple: int) -> Any:
@@ -243,6 +257,14 @@ class LanguageModeling(Task):
         }
         objective = total + sum(losses.values())
         return Losses({'loss': objective}, metrics), () if self.order == 'windows' else carry
+
+    def _rows(
+        self, prepared: Prepared, split: str, plan: TextPlan | TextEvaluationPlan, padded: bool
+    ) -> TextRows:
+        assert isinstance(prepared, PreparedText)
+        store = prepared.splits[split]
+        before, apart = prepared.tokenizer.line_end, self.documents == 'lines'
+        return TextRows(store.ids, plan, before, padded, apart, store.directory is not None)
 
     def _begun(self, module: Any, anew: jax.Array, carry: Any) -> Any:
         """The state with which each row begins: its own, or a new one where `anew` is 1."""
@@ -296,7 +318,7 @@ class LanguageModeling(Task):
         plan = TextEvaluationPlan(len(prepared.splits[split].ids), batch, order=self.order)
         share, shards = row_share(runtime.mesh), row_shards(runtime.mesh)
         batches = step_batches(
-            _rows(prepared, split, plan, padded=True),
+            self._rows(prepared, split, plan, padded=True),
             plan,
             steps=plan.steps_per_epoch,
             process_index=share.index,
@@ -367,15 +389,6 @@ class LanguageModeling(Task):
 def _stores(prepared: Prepared) -> Mapping[str, TokenStore]:
     assert isinstance(prepared, PreparedText)
     return prepared.splits
-
-
-def _rows(
-    prepared: Prepared, split: str, plan: TextPlan | TextEvaluationPlan, padded: bool
-) -> TextRows:
-    assert isinstance(prepared, PreparedText)
-    store = prepared.splits[split]
-    before = prepared.tokenizer.line_end
-    return TextRows(store.ids, plan, before, padded, on_disk=store.directory is not None)
 
 
 def _has_fill_rows(plan: TextPlan, row_multiple: int) -> bool:

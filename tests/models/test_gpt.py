@@ -12,6 +12,7 @@ from flax.core import meta
 
 from seqzoo.analysis.flops import traced_flops
 from seqzoo.analysis.parameters import count_parameters
+from seqzoo.configuration import load_config
 from seqzoo.errors import UserError
 from seqzoo.layers.attention import dot_product_attention
 from seqzoo.layers.transformer_layers import CausalLayer, Context
@@ -40,31 +41,40 @@ def inputs(config, batch=2, length=8):
 
 
 @pytest.mark.parametrize(
+    ('name', 'expected'),
+    [
+        ('gpt1', 116_534_784),
+        ('gpt2', 124_439_808),
+        ('gpt2:medium', 354_823_168),
+        ('gpt2:large', 774_030_080),
+        ('gpt2:xl', 1_557_611_200),
+        ('gpt3:small', 125_226_240),
+        ('gpt3:medium', 355_871_744),
+        ('gpt3:large', 760_300_032),
+        ('gpt3:xl', 1_315_723_264),
+        ('gpt3:2_7b', 2_651_553_280),
+        ('gpt3:6_7b', 6_658_404_352),
+        ('gpt3:13b', 12_853_386_240),
+        ('gpt3', 174_604_259_328),
+        ('gpt_neox_20b', 20_554_567_680),
+        ('gpt_char_shakespeare', 10_646_784 + 256 * 384),  # nanoGPT leaves positions out
+    ],
+)
+def test_configurations_are_as_large_as_the_papers_say(name, expected):
+    assert count_parameters(load_config(name).nominal_model()) == expected
+
+
+@pytest.mark.parametrize(
     ('changes', 'expected'),
     [
-        ({'vocab_size': 40_478, 'max_length': 512, 'norm': 'post'}, 116_534_784),
-        ({'vocab_size': 50_257}, 124_439_808),
-        (
-            {
-                'vocab_size': 50_432, 'max_length': 2048, 'num_layers': 44, 'embed_dim': 6144,
-                'num_heads': 64, 'positions': 'rotary', 'parallel_residual': True, 'tie': False,
-            },
-            20_554_567_680,
-        ),
+        # Table 2.1 of GPT-3 as it is printed: the counts of table D.1 are 1,320 and 12,850 million.
+        ({'num_layers': 24, 'embed_dim': 2048, 'num_heads': 24}, 1_517_123_584),
+        ({'num_layers': 40, 'embed_dim': 5140, 'num_heads': 40}, 12_936_488_380),
     ],
-)  # fmt: skip
-def test_models_are_as_large_as_the_papers_say(changes, expected):
-    config = GPTConfig(**changes)
+)
+def test_misprints_would_give_other_counts(changes, expected):
+    config = GPTConfig(vocab_size=50_257, max_length=2048, head_dim=128, **changes)
     assert count_parameters(config) == expected
-    assert count_parameters(dataclasses.replace(config, vocab_multiple=128)) == expected
-
-
-def test_nanogpts_has_no_biases_at_all():
-    config = GPTConfig(
-        vocab_size=65, num_layers=6, num_heads=6, embed_dim=384, max_length=256,
-        attention_bias=False, mlp_bias=False, norm_bias=False,
-    )  # fmt: skip
-    assert count_parameters(config) == 10_646_784 + 256 * 384  # its figure leaves positions out
 
 
 @pytest.mark.parametrize('config', [TINY, NEOX, dataclasses.replace(TINY, norm='post')])
