@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import re
 from typing import Any
 
 import jax
@@ -182,6 +183,21 @@ def test_hypotheses_have_the_probability_of_the_full_pass(config, method):
         ).sum((1, 2))
         np.testing.assert_allclose(found.log_probs[row], expected, rtol=1e-4)
         assert len({tuple(tail) for tail in tails}) == 3
+
+
+@pytest.mark.parametrize('rows', [1, 2])
+def test_decoding_writes_a_token_into_the_cache_and_copies_none(rows):
+    config = dataclasses.replace(TINY, num_layers=1, attention_bands=(0,))
+    model, room = config.build(), 9
+    decoding = Decoding(method='greedy', extra_length=room, stop_at_end=False)
+    numbers = jax.ShapeDtypeStruct((rows, 4), jnp.int32)
+    batch = {'tokens': numbers, 'segments': numbers, 'rows': numbers.update(shape=(rows,))}
+    search = jax.jit(causal_search(model, decoding, 32, None))
+    text = search.lower(initialized(config), batch).compile().as_text()
+    loops, _, _ = text.partition('\nENTRY ')  # outside the loop, caches are made
+    touched = [x for x in loops.splitlines() if re.search(rf'= f32\[[\d,]*{4 + room + 1},8\]', x)]
+    assert any('dynamic-update-slice' in line for line in touched)
+    assert not any(' copy(' in line or ' transpose(' in line for line in touched)
 
 
 def test_layers_taken_apart_before_decode_the_same():
