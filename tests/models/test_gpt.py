@@ -23,7 +23,8 @@ from seqzoo.parallel.storage import shardings_of
 from seqzoo.tasks.base import Decoding
 from seqzoo.tasks.sequence_search import causal_search
 
-TINY = GPTConfig.tiny()
+# Dense and banded layers in turn, two of each.
+TINY = dataclasses.replace(GPTConfig.tiny(), num_layers=4, attention_bands=(0, 2))
 NEOX = GPTConfig(
     vocab_size=32, num_layers=2, embed_dim=16, num_heads=2, positions='rotary', rotary_share=0.5,
     parallel_residual=True, tie=False, mlp_activation='gelu', max_length=16,
@@ -142,7 +143,8 @@ def test_a_band_reaches_no_further_than_its_layers_together():
 
     @jax.jit
     def features(tokens):
-        return model.apply(variables, tokens).features
+        output: Any = model.apply(variables, tokens)
+        return output.features
 
     change = np.abs(features(tokens.at[:, 1].set(1)) - features(tokens)).max((0, 2)) > 0
     assert change.tolist() == [False, True, True, True, False, False, False, False]
@@ -198,6 +200,30 @@ def test_decoding_writes_a_token_into_the_cache_and_copies_none(rows):
     touched = [x for x in loops.splitlines() if re.search(rf'= f32\[[\d,]*{4 + room + 1},8\]', x)]
     assert any('dynamic-update-slice' in line for line in touched)
     assert not any(' copy(' in line or ' transpose(' in line for line in touched)
+
+
+@pytest.mark.slow
+def test_kinds_of_layers_in_turn_may_be_scanned_unrolled_or_computed_again():
+    variables, (tokens,) = initialized(TINY), inputs(TINY)
+
+    def gradients(**options):
+        model = dataclasses.replace(TINY, **options).build()
+
+        @jax.jit
+        @jax.grad
+        def of_loss(variables):
+            output: Any = model.apply(variables, tokens)
+            return jnp.square(output.features[..., 0]).mean()
+
+        return of_loss(variables)
+
+    wanted = gradients()
+    for options in ({'scan_layers': False}, {'remat': 'full'}):
+        jax.tree.map(
+            lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5, rtol=1e-4),
+            gradients(**options),
+            wanted,
+        )
 
 
 def test_layers_taken_apart_before_decode_the_same():
