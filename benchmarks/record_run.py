@@ -30,6 +30,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument('--split', default='test')
     parser.add_argument('--data-dir', type=Path)
     parser.add_argument('--note', default='', help='what a reader has to know about the run')
+    parser.add_argument('--trained-at', metavar='COMMIT', help='the source that trained the run')
     arguments = parser.parse_args(argv)
     found = evaluate(arguments.run, split=arguments.split, data_dir=arguments.data_dir)
     metrics = found['metrics']
@@ -37,17 +38,22 @@ def main(argv: list[str] | None = None) -> None:
         raise UserError(f'there is no {arguments.measure}; the run has {", ".join(metrics)}')
     if found['signature']:
         metrics = {**metrics, 'signature': found['signature']}
-    run = load_run(arguments.run)
+    run = load_run(arguments.run, data_dir=arguments.data_dir, splits=(arguments.split,))
     row = rows.describe(
-        run, name=arguments.name, command=arguments.command, note=arguments.note
+        run,
+        name=arguments.name,
+        command=arguments.command,
+        note=arguments.note,
+        trained_at=arguments.trained_at,
     ) | {
         'measure': arguments.measure,
         'split': arguments.split,
         'results': {'best_checkpoint': {'step': found['step'], arguments.split: metrics}},
         'curve': dev_curve(arguments.run),
     }
-    if found['signature']:  # then outputs were searched for
-        row['decode'] = rows.search_of(run)
+    if row['direction']:
+        kind = row['results']['best_checkpoint']
+        kind[f'{arguments.split}_ladder'] = rows.ladder(run, run.params, arguments.split)
     print(rows.write(row))
     print(json.dumps(row['results'], indent=2))
 

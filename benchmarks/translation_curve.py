@@ -30,6 +30,7 @@ def main() -> None:
     parser.add_argument('--points', type=int, default=10, help='snapshots on the curve')
     parser.add_argument('--average', type=int, default=10, help='snapshots in the final average')
     parser.add_argument('--note', default='', help='what a reader has to know about the run')
+    parser.add_argument('--trained-at', metavar='COMMIT', help='the source that trained the run')
     arguments = parser.parse_args()
     run = load_run(arguments.run, data_dir=arguments.data_dir, splits=('dev', 'test'))
     clock = rows.seconds_by_step(arguments.run)
@@ -37,8 +38,13 @@ def main() -> None:
     points = list(curve(run, arguments.points, clock)) if has_snapshots else []
     final = final_scores(run, arguments.average if has_snapshots else 0)
     row = rows.describe(
-        run, name=arguments.name, command=arguments.command, note=arguments.note
-    ) | {'decode': rows.search_of(run), 'results': final, 'curve': points}
+        run,
+        name=arguments.name,
+        command=arguments.command,
+        note=arguments.note,
+        trained_at=arguments.trained_at,
+    ) | {'results': final, 'curve': points}
+    row = rows.finish(row)
     rows.write(row)
     if points:
         draw(points, final, row, rows.RESULTS / f'{arguments.name}.png')
@@ -90,7 +96,13 @@ def abstract_params(run: Run) -> Any:
 
 def final_scores(run: Run, last: int) -> dict[str, Any]:
     """Test scores of the best checkpoint and of the average, by the search of the experiment."""
-    best = {'best_checkpoint': {'step': run.step, 'test': score(run, run.params, 'test')}}
+    best = {
+        'best_checkpoint': {
+            'step': run.step,
+            'test': score(run, run.params, 'test'),
+            'test_ladder': rows.ladder(run, run.params, 'test'),
+        }
+    }
     if not last:
         return best
     averaged = average(run.path / SNAPSHOTS, abstract_params(run), last=last)
@@ -100,6 +112,7 @@ def final_scores(run: Run, last: int) -> dict[str, Any]:
             'dev': score(run, averaged, 'dev'),
             'test': score(run, averaged, 'test'),
             'test_greedy': score(run, averaged, 'test', method='greedy'),
+            'test_ladder': rows.ladder(run, averaged, 'test'),
         },
     }
 
@@ -117,12 +130,12 @@ def draw(points: list[dict[str, Any]], final: dict[str, Any], row: dict[str, Any
     axes.plot(minutes, [p['dev_bleu'] for p in points], 's--', color='#d55e00', label='dev, greedy')
     name, best = next((n, f) for n, f in final.items() if n.startswith('average'))
     value = best['test']['bleu']
-    label = f'test, {name.replace("_", " ")}, {row["decode"]}: {value:.1f}'
+    label = f'test, {name.replace("_", " ")}, beam {row["beam"]}: {value:.1f}'
     axes.plot(minutes[-1:], [value], '*', color='#0072b2', markersize=14, label=label)
     axes.set_xlabel('training time (minutes)')
     axes.set_ylabel('sacreBLEU, cased')
     axes.set_ylim(bottom=0)
-    axes.set_title(f'{row["data"]}, {row["parameters"]:,} parameters, {row["machine"]}', loc='left')
+    axes.set_title(f'{row["data"]}, {row["parameters"]:,} parameters, {row["device"]}', loc='left')
     axes.grid(color='#dddddd')
     axes.spines[['top', 'right']].set_visible(False)
     axes.legend(frameon=False, loc='lower right')

@@ -76,7 +76,10 @@ def experiment() -> Experiment:
         ),
         decode=Decoding(method='sample', extra_length=30),
         published=Published(
-            paper='Merity et al. 2017', result='perplexity 60.7 validation, 58.8 test'
+            paper='Merity et al. 2017',
+            result='perplexity 60.7 validation, 58.8 test',
+            source='secondary',
+            parameters='24M',
         ),
     )
 
@@ -93,5 +96,7 @@ VARIANTS = {
         ),
         'task.tokenizer.vocab_size': 33_278,
         'published.result': 'perplexity 68.6 validation, 65.8 test',
+        'published.parameters': '33M',
+        'published.difference': 'the paper cuts the last digits off instead of rounding them',
     },
 }

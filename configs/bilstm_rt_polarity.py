@@ -2,9 +2,14 @@
 
 The data is small (10,662 sentences, no official split) and most figures for it are averages over
 ten-fold cross-validation with word vectors from elsewhere; this is one of ten parts
-(`--task.corpus.fold`) and no other text. `:dense` is one dense network over the same words.
+(`--task.corpus.fold`) and no other text. `:elmo` reads the small biLM of `elmo_small_wikitext`
+beside the words, as it was trained: hand over its run with `--pretrained`, or it stays as it was
+drawn. `:elmo_trained` trains it further. `:dense` is one dense network over the same words.
 """
 
+from dataclasses import replace
+
+from seqzoo.configuration import load_config
 from seqzoo.data.batching import BatchConfig
 from seqzoo.data.labelled_texts import RtPolarity
 from seqzoo.data.word_lists import TextConfig
@@ -13,6 +18,7 @@ from seqzoo.layers.inputs import Tokens
 from seqzoo.layers.recurrent import RecurrentConfig
 from seqzoo.layers.recurrent_cells import LSTM
 from seqzoo.models.dense import DenseConfig
+from seqzoo.models.elmo import ElmoConfig
 from seqzoo.models.labeler import LabelerConfig
 from seqzoo.models.recurrent_encoder import RecurrentEncoderConfig
 from seqzoo.optimization.optimizers import Adam
@@ -20,21 +26,18 @@ from seqzoo.optimization.schedules import Cosine
 from seqzoo.tasks.classification import TextClassification
 
 EPOCH = 119  # updates
+TOKENS = Tokens(embed_dim=128, token_dropout_rate=0.1)
+LAYERS = RecurrentConfig(
+    cell=LSTM(hidden_dim=64), directions='concatenated', input_dropout_rate=0.5, variational=True
+)
+PRETRAINED = load_config('elmo_small_wikitext')
 
 
 def experiment() -> Experiment:
     return Experiment(
         description='Sentence polarity (Pang and Lee 2005), a bidirectional LSTM',
         model=LabelerConfig(
-            encoder=RecurrentEncoderConfig(
-                inputs=Tokens(embed_dim=128, token_dropout_rate=0.1),
-                layers=RecurrentConfig(
-                    cell=LSTM(hidden_dim=64),
-                    directions='concatenated',
-                    input_dropout_rate=0.5,
-                    variational=True,
-                ),
-            ),
+            encoder=RecurrentEncoderConfig(inputs=TOKENS, layers=LAYERS),
             pooling='max',
             dropout_rate=0.5,
         ),
@@ -49,12 +52,23 @@ def experiment() -> Experiment:
             steps=6 * EPOCH, evaluate_every=EPOCH, checkpoint_every=3 * EPOCH, early_stopping=4
         ),
         published=Published(
-            paper='Kim 2014', result='76.1 % without other text (CNN-rand), ten-fold'
+            paper='Kim 2014',
+            result='76.1 % without other text (CNN-rand), ten-fold',
+            source='memory',
         ),
     )
 
 
+ELMO = {
+    'description': 'Sentence polarity (Pang and Lee 2005), a bidirectional LSTM over ELMo',
+    'model.encoder': ElmoConfig(
+        bilm=PRETRAINED.model.bilm, elmo_dropout_rate=0.5, inputs=TOKENS, layers=LAYERS
+    ),
+    'task.bytes': PRETRAINED.task.bytes,
+}
 VARIANTS = {
+    'elmo': ELMO,
+    'elmo_trained': {**ELMO, 'model.encoder': replace(ELMO['model.encoder'], frozen=False)},
     'dense': {
         'description': 'Sentence polarity, one dense network over the words: the baseline',
         'model': DenseConfig(

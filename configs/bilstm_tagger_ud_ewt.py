@@ -5,9 +5,14 @@ results are on its dev file (`--split test`), and the checkpoint is chosen on a 
 documents of the training file, which are set aside.
 
 `:words` leaves the spelling out, `:char_lstm` reads it by a small LSTM, `:dense` is one dense
-network over all words of a sentence.
+network over all words of a sentence. `:elmo` reads the small biLM of `elmo_small_wikitext` beside
+the words, as it was trained: hand over its run with `--pretrained`, or it stays as it was drawn.
+`:elmo_trained` trains it further.
 """
 
+from dataclasses import replace
+
+from seqzoo.configuration import load_config
 from seqzoo.data.batching import BatchConfig
 from seqzoo.data.tagged import UniversalDependencies
 from seqzoo.data.word_lists import WordListConfig
@@ -16,6 +21,7 @@ from seqzoo.layers.inputs import Spelling, Tokens
 from seqzoo.layers.recurrent import RecurrentConfig
 from seqzoo.layers.recurrent_cells import LSTM
 from seqzoo.models.dense import DenseConfig
+from seqzoo.models.elmo import ElmoConfig
 from seqzoo.models.labeler import LabelerConfig
 from seqzoo.models.recurrent_encoder import RecurrentEncoderConfig
 from seqzoo.optimization.optimizers import Adam
@@ -24,23 +30,23 @@ from seqzoo.tasks.labeling import TokenInput
 from seqzoo.tasks.tagging import Tagging
 
 EPOCH = 110  # updates, about
+SPELLING = Spelling(embed_dim=128, features=96, token_dropout_rate=0.1)
+LAYERS = RecurrentConfig(
+    cell=LSTM(hidden_dim=128),
+    num_layers=2,
+    directions='concatenated',
+    input_dropout_rate=0.3,
+    dropout_rate=0.3,
+    variational=True,
+)
+PRETRAINED = load_config('elmo_small_wikitext')
 
 
 def experiment() -> Experiment:
     return Experiment(
         description='Universal parts of speech of English, a deep bidirectional LSTM with spelling',
         model=LabelerConfig(
-            encoder=RecurrentEncoderConfig(
-                inputs=Spelling(embed_dim=128, features=96, token_dropout_rate=0.1),
-                layers=RecurrentConfig(
-                    cell=LSTM(hidden_dim=128),
-                    num_layers=2,
-                    directions='concatenated',
-                    input_dropout_rate=0.3,
-                    dropout_rate=0.3,
-                    variational=True,
-                ),
-            ),
+            encoder=RecurrentEncoderConfig(inputs=SPELLING, layers=LAYERS),
             per='step',
             dropout_rate=0.3,
         ),
@@ -65,7 +71,16 @@ def experiment() -> Experiment:
     )
 
 
+ELMO = {
+    'description': 'Universal parts of speech of English, a deep bidirectional LSTM over ELMo',
+    'model.encoder': ElmoConfig(
+        bilm=PRETRAINED.model.bilm, elmo_dropout_rate=0.3, inputs=SPELLING, layers=LAYERS
+    ),
+    'task.tokens.bytes': PRETRAINED.task.bytes,
+}
 VARIANTS = {
+    'elmo': ELMO,
+    'elmo_trained': {**ELMO, 'model.encoder': replace(ELMO['model.encoder'], frozen=False)},
     'words': {
         'description': 'Universal parts of speech of English, words without their spelling',
         'model.encoder.inputs': Tokens(embed_dim=128, token_dropout_rate=0.1),

@@ -51,7 +51,13 @@ def experiment() -> Experiment:
         batch=BatchConfig(tokens=ROWS * STEPS, max_length=STEPS),
         train=TrainConfig(steps=1_000_000, evaluate_every=20_000, checkpoint_every=5000),
         decode=Decoding(method='sample', extra_length=30),
-        published=Published(paper='Kuchaiev and Ginsburg 2017', result='perplexity 35.1 test'),
+        published=Published(
+            paper='Kuchaiev and Ginsburg 2017',
+            result='perplexity 35.1 test',
+            source='verified',
+            parameters='151,060,480',
+            left_out=('embedding/*', 'output/*', 'logit_bias'),
+        ),
     )
 
 
@@ -60,20 +66,24 @@ VARIANTS = {
         'description': 'One Billion Words, gates factorised through 512 columns',
         'model.layers.cell': FactorisedLSTM(hidden_dim=UNITS, projection_dim=PROJECTION, rank=512),
         'published.result': 'perplexity 36.3 test',
+        'published.parameters': '52,494,336',
     },
     'g2': {
         'description': 'One Billion Words, gates in two groups',
         'model.layers.cell': GroupedLSTM(hidden_dim=UNITS, projection_dim=PROJECTION, groups=2),
         'published.result': 'perplexity 36.0 test',
+        'published.parameters': '83,951,616',
     },
     'g4': {
         'description': 'One Billion Words, gates in four groups',
         'model.layers.cell': GroupedLSTM(hidden_dim=UNITS, projection_dim=PROJECTION, groups=4),
         'published.result': 'perplexity 40.6 test',
+        'published.parameters': '50,397,184',
     },
     'g8': {
         'description': 'One Billion Words, gates in eight groups',
         'model.layers.cell': GroupedLSTM(hidden_dim=UNITS, projection_dim=PROJECTION, groups=8),
         'published.result': 'perplexity 39.4 test',
+        'published.parameters': '33,619,968',
     },
 }

@@ -76,7 +76,9 @@ def experiment() -> Experiment:
         train=train(20, 13),
         decode=Decoding(method='sample', extra_length=30),
         published=Published(
-            paper='Zaremba et al. 2014', result='perplexity 120.7 validation, 114.5 test'
+            paper='Zaremba et al. 2014',
+            result='perplexity 120.7 validation, 114.5 test',
+            source='secondary',
         ),
     )
 
@@ -90,6 +92,7 @@ VARIANTS = {
         'batch': batch(35),
         'train': train(35, 39),
         'published.result': 'perplexity 86.2 validation, 82.7 test',
+        'published.parameters': '20M',
     },
     'large': {
         'description': 'Penn Treebank by words, the large LSTM of Zaremba et al. 2014',
@@ -99,6 +102,7 @@ VARIANTS = {
         'batch': batch(35),
         'train': train(35, 55),
         'published.result': 'perplexity 82.2 validation, 78.4 test',
+        'published.parameters': '66M',
     },
     'quick': {
         'description': 'Penn Treebank by words, the small LSTM with dropout and Adam, eight epochs',

@@ -12,6 +12,8 @@ CHANGES = {
     'task.target_language': 'fr',
     'task.tokenizer.vocab_size': 32_000,
     'published.result': '38.1 BLEU (tokenised), newstest2014',
+    'published.score': 'bleu_tokenized',
+    'published.parameters': '',  # 65M is of English-German
 }
 
 

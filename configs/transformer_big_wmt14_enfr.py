@@ -14,6 +14,8 @@ CHANGES = {
     'task.target_language': 'fr',
     'task.tokenizer.vocab_size': 32_000,
     'published.result': '41.0 (proceedings) or 41.8 (later version) BLEU, newstest2014',
+    'published.score': 'bleu_tokenized',
+    'published.parameters': '',  # 213M is of English-German
 }
 
 

@@ -54,6 +54,9 @@ def experiment() -> Experiment:
         published=Published(
             paper='Wu et al. 2021',
             result='41.02 tokenised lower-cased BLEU, test_2016_flickr',
+            source='verified',
+            score='bleu_tokenized_lowercase',
+            parameters='2.6M',
         ),
     )
 
@@ -61,6 +64,7 @@ def experiment() -> Experiment:
 VARIANTS = {
     'twenty_minutes': {
         'description': 'Multi30k English-German, 1.8M parameters, 20 minutes on two cores',
+        'published': Published(),
         'model.norm': 'pre',
         'model.dropout_rate': 0.1,
         'model.attention_bias': False,

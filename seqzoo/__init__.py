@@ -9,6 +9,11 @@ The public interface is small:
     run = seqzoo.load_run('runs/numerals')
     print(run.predict(['forty-two'])[0].text)
 
+Models of others, in Hugging Face's file format, come in as runs and go out again:
+
+    seqzoo.import_weights('opus-mt-en-de', 'runs/marian')
+    seqzoo.export_weights('runs/marian', 'opus-tuned')
+
 A model is a Flax module like any other:
 
     from seqzoo.models import TransformerConfig
@@ -28,6 +33,7 @@ from seqzoo.errors import UserError
 if TYPE_CHECKING:
     from seqzoo.experiment import Experiment
     from seqzoo.training import Run, TrainResult, evaluate, load_run, train
+    from seqzoo.training.exchange import export_weights, import_weights
 
 __version__ = '0.1.0'
 
@@ -36,6 +42,8 @@ _HOMES = {
     'Run': 'seqzoo.training',
     'TrainResult': 'seqzoo.training',
     'evaluate': 'seqzoo.training',
+    'export_weights': 'seqzoo.training.exchange',
+    'import_weights': 'seqzoo.training.exchange',
     'load_run': 'seqzoo.training',
     'train': 'seqzoo.training',
 }
@@ -46,6 +54,8 @@ __all__ = [
     'TrainResult',
     'UserError',
     'evaluate',
+    'export_weights',
+    'import_weights',
     'load_experiment',
     'load_run',
     'train',

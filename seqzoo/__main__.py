@@ -24,11 +24,17 @@ COMMANDS = {
     'show': 'show',
     'data prepare': 'data_prepare',
     'data show': 'data_show',
+    'compile': 'compile',
     'train': 'train',
     'evaluate': 'evaluate',
     'predict': 'predict',
     'score': 'score',
+    'audit': 'audit',
+    'cost': 'cost',
     'plot': 'plot',
+    'import-weights': 'import_weights',
+    'export-weights': 'export_weights',
+    'bench': 'bench',
     'doctor': 'doctor',
 }
 
@@ -165,7 +171,7 @@ def _no_command(words: list[str]) -> int:
 
 
 def _help() -> str:
-    lines = [f'  {name:<13} {load_command(name).summary}' for name in COMMANDS]
+    lines = [f'  {name:<14} {load_command(name).summary}' for name in COMMANDS]
     return _HELP.format(commands='\n'.join(lines))
 
 

@@ -4,6 +4,7 @@ The first half *defines* the run: change it and it is another run. The second ha
 runs: device layout, cadence, decoding. It may change whenever the run is taken up again.
 """
 
+import re
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -21,14 +22,14 @@ DEFINING = ('model', 'task', 'optimizer', 'schedule', 'batch', 'seed')
 # Fields inside the defining half that do not define: the parameters that training finds are the
 # same up to rounding, and evaluation only takes other batches. They may change between restarts.
 WAYS_TO_RUN = (
-    'model.scan_layers',
-    'model.remat',
-    'model.attention_implementation',
     'batch.evaluation_rows',
     'batch.evaluation_max_length',
 )
-# The same of recurrent layers and mixtures, wherever in a model they stand.
-LAYERS_WAYS_TO_RUN = ('remat_steps', 'unroll', 'evaluation_dispatch')
+# The same of layers, wherever in a model they stand.
+LAYERS_WAYS_TO_RUN = (
+    *('scan_layers', 'remat', 'attention_implementation'),
+    *('remat_steps', 'unroll', 'evaluation_dispatch'),
+)
 
 
 def defines_run(path: str) -> bool:
@@ -38,6 +39,9 @@ def defines_run(path: str) -> bool:
         return False
     return first in DEFINING and path not in WAYS_TO_RUN
 
+
+# A number of parameters as papers print it; '4303.4M' has one decimal.
+_COUNT = re.compile(r'(\d[\d,]*)(?:\.(\d+))?([KMB])?')
 
 _LEAST = {
     'steps': 1,
@@ -134,15 +138,57 @@ class TrainConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class Published:
-    """The number of the paper that an experiment reproduces; nothing computes with it.
+    """What the paper prints of an experiment. Nothing trains by it; `seqzoo audit` sets it beside
+    what is here.
 
     Attributes:
         paper: authors and year.
         result: the figure with its metric and test set.
+        source: how well the figures here are known: `'verified'` against the text of the paper or
+            its authors' code, `'secondary'` from another paper's table or from notes, `'memory'`
+            not checked.
+        score: what `seqzoo score` calls the scorer of the result; `''` where it is none of its.
+        parameters: their number as printed: `'65M'`, `'2.6M'`, `'2,757,761'`; `''` if it is not.
+        left_out: which parameters that number leaves out, as patterns of their paths.
+        tokens: of training, of one side, as stated.
+        flops: operations of the whole training, as printed.
+        difference: why the count or the operations here are not the printed ones; `{vocabulary}`
+            stands for the sizes of a vocabulary with which the count rounds to `{parameters}`, the
+            printed one.
     """
 
     paper: str = ''
     result: str = ''
+    source: Literal['verified', 'secondary', 'memory'] = 'memory'
+    score: str = ''
+    parameters: str = ''
+    left_out: tuple[str, ...] = ()
+    tokens: int | None = None
+    flops: float | None = None
+    difference: str = ''
+    flops_difference: str = ''
+
+    def __post_init__(self) -> None:
+        if self.parameters and not _COUNT.fullmatch(self.parameters):
+            raise UserError(
+                f"published.parameters is {self.parameters!r}; write it as '65M', '2.6M', '1.3B' "
+                "or '2,757,761'."
+            )
+        if self.source not in ('verified', 'secondary', 'memory'):
+            raise UserError(
+                "published.source must be 'verified', 'secondary' or 'memory', not "
+                f'{self.source!r}.'
+            )
+
+    @property
+    def printed_parameters(self) -> tuple[int, int] | None:
+        """The printed number, and how much its last digit stands for: 65,000,000 and 1,000,000."""
+        found = _COUNT.fullmatch(self.parameters)
+        if found is None:
+            return None
+        whole, decimals, suffix = found.groups(default='')
+        unit = {'': 1, 'K': 10**3, 'M': 10**6, 'B': 10**9}[suffix] // 10 ** len(decimals)
+        return int(whole.replace(',', '') + decimals) * unit, unit
 
 
 @dataclass(frozen=True, kw_only=True)

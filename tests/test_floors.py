@@ -18,7 +18,7 @@ GROUND = 0
 FLOORS = {
     **dict.fromkeys(
         (
-            *('errors', 'accelerators', 'configuration'),
+            *('errors', 'accelerators', 'buckets', 'configuration'),
             *('parallel', 'data', 'decoding', 'scoring', 'optimization'),
         ),
         GROUND,

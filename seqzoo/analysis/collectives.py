@@ -7,28 +7,29 @@ writes an all-reduce and a slice where a TPU does a reduce-scatter.
 
 import math
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from seqzoo.analysis.program_text import Array, Instruction, Loop, Program, parse, runs
 
 KINDS = ('all-reduce', 'all-gather', 'reduce-scatter', 'collective-permute', 'all-to-all')
 
-# `  %name = f32[8,16]{1,0} all-reduce(...), replica_groups=...` and its asynchronous first half.
-_INSTRUCTION = re.compile(
-    r'^\s*(?:ROOT )?%?(?P<name>[\w.-]+) = (?P<shape>\(.*?\)|\S+) '
-    rf'(?P<kind>{"|".join(KINDS)}|ragged-all-to-all|collective-broadcast)(?P<start>-start)?\('
-)
-_COMPUTATION = re.compile(r'^(?:ENTRY )?%?(?P<name>[\w.-]+) (?:\(.*\) -> .* )?\{$')
-_CALLED = re.compile(
-    r'(?P<how>body|condition|to_apply|calls|true_computation|false_computation)=%?(?P<name>[\w.-]+)'
-)
-_BRANCHES = re.compile(r'(?:branch_computations|called_computations)=\{(?P<names>[^}]*)\}')
-_TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"\}')
-_ARRAY = re.compile(r'(?P<type>[a-z]+\d*\w*)\[(?P<sizes>[\d,]*)\]')
-_BITS = re.compile(r'\d+')
+_RARE = ('ragged-all-to-all', 'collective-broadcast')
 _GROUPS_LISTED = re.compile(r'replica_groups=\{\{([\d,]+)\}')
-_GROUPS_COUNTED = re.compile(r'replica_groups=\[\d+,(\d+)\]<=')
-_GROUPS_OF_MESH = re.compile(r'replica_groups=mesh\[(?P<mesh>[^\]]*)\] \{(?P<axes>[^}]*)\}')
+_GROUPS_COUNTED = re.compile(
+    r'replica_groups=\[\d+,(?P<size>\d+)\]<=(?P<order>\[[\d,]+\](?:T\([\d,]+\))?)'
+)
+_GROUPS_OF_MESH = re.compile(
+    r'replica_groups=mesh\[(?P<mesh>[^\]]*)\]'
+    r'(?:, device_ids=\((?P<order>[^{]*)\))? \{(?P<axes>[^}]*)\}'
+)
 _PAIRS = re.compile(r'source_target_pairs=\{\{.*?\}\}')
+# A TPU writes a collective that runs beside a product once where it begins (-1), and again in each
+# fusion that it runs beside.
+_PART_OF_ANOTHER = re.compile(r'"async_collective_fusion_config":\{"flag_start":"(?!-1)')
 
 
 @dataclass(frozen=True)
@@ -38,10 +39,13 @@ class Collective:
     Attributes:
         kind: one of `KINDS` (or a rarer one of XLA's), asynchronous or not.
         bytes: of the result on one device.
-        group: devices that take part together (in the first group, or round the first ring); 0 if
-            the program does not say: all of them.
+        members: the devices that take part together (the first group, or round the first ring), by
+            their numbers in the program, which go through the mesh in its order; empty if the
+            program does not say: all of them.
         in_loop: inside a loop, such as that over layers.
         times: how often it runs in one run of the program; `None` if a loop around it does not say.
+        place: what the innermost loop around it that has a name runs over, one of
+            `parallel.loops.KINDS`; `'loop'` in loops without one, `'outside'` of all.
         shapes: the shapes of the results, as XLA writes them.
         name: of the instruction.
         source: what in the traced program it came from; empty if not known.
@@ -49,12 +53,18 @@ class Collective:
 
     kind: str
     bytes: int
-    group: int
+    members: tuple[int, ...]
     in_loop: bool
     times: int | None
+    place: str
     shapes: tuple[str, ...]
     name: str
     source: str
+
+    @property
+    def group(self) -> int:
+        """How many devices take part together; 0 if the program does not say: all of them."""
+        return len(self.members)
 
 
 @dataclass(frozen=True)
@@ -73,30 +83,43 @@ class Traffic:
     bytes: int
 
 
-def collectives(program: str) -> list[Collective]:
+def collectives(program: str | Program) -> list[Collective]:
     """The collectives in the text of an optimised program, in its order."""
-    computations = _computations(program)
-    times = _times(computations)
+    read = parse(program) if isinstance(program, str) else program
+    callers = _fusions(read)
     found = []
-    for computation, lines in computations.items():
-        for line in lines:
-            if match := _INSTRUCTION.match(line):
-                in_loop, runs = times.get(computation, (False, 1))
-                shapes = _result(match['shape'], match['kind'], match['start'] is not None)
-                source = re.search(r'op_name="([^"]*)"', line)
-                found.append(
-                    Collective(
-                        kind=match['kind'],
-                        bytes=sum(map(_bytes, shapes)),
-                        group=_group(line),
-                        in_loop=in_loop,
-                        times=runs,
-                        shapes=shapes,
-                        name=match['name'],
-                        source=source[1] if source else '',
-                    )
+    for computation, instructions in read.computations.items():
+        loops = read.loops.get(computation, ())
+        for instruction in instructions.values():
+            kind = instruction.opcode.removesuffix('-start')
+            if kind not in KINDS + _RARE or _PART_OF_ANOTHER.search(instruction.line):
+                continue
+            fusion = callers.get(computation)
+            arrays = _result(instruction, kind)
+            if kind == 'all-reduce' and (part := _scattered(instruction, instructions)):
+                kind, arrays = 'reduce-scatter', part
+            source = instruction.source or (fusion.source if fusion is not None else '')
+            found.append(
+                Collective(
+                    kind=kind,
+                    bytes=sum(array.bytes for array in arrays),
+                    members=_members(instruction.line),
+                    in_loop=bool(loops),
+                    times=runs(loops),
+                    place=place_of(loops),
+                    shapes=tuple(array.text for array in arrays),
+                    name=instruction.name,
+                    source=source,
                 )
+            )
     return found
+
+
+def place_of(loops: Iterable[Loop]) -> str:
+    """What the innermost of these loops that has a name runs over; see `Collective.place`."""
+    kinds = [loop.kind for loop in loops]
+    named = [kind for kind in kinds if kind != 'loop']
+    return named[-1] if named else 'loop' if kinds else 'outside'
 
 
 def traffic(found: Iterable[Collective]) -> dict[str, Traffic]:
@@ -114,76 +137,78 @@ def traffic(found: Iterable[Collective]) -> dict[str, Traffic]:
     }
 
 
-def _computations(program: str) -> dict[str, list[str]]:
-    """The lines of each computation; the one where the program begins is called `''`."""
-    found: dict[str, list[str]] = {}
-    lines: list[str] | None = None
-    for line in program.splitlines():
-        if lines is None:
-            if match := _COMPUTATION.match(line):
-                lines = found['' if line.startswith('ENTRY') else match['name']] = []
-        elif line.startswith('}'):
-            lines = None
-        else:
-            lines.append(line)
-    return found
+def _fusions(program: Program) -> dict[str, Instruction]:
+    """The instruction that runs each computation of a fusion."""
+    return {
+        name: instruction
+        for instructions in program.computations.values()
+        for instruction in instructions.values()
+        for name, how in instruction.called
+        if how == 'calls'
+    }
 
 
-def _times(computations: dict[str, list[str]]) -> dict[str, tuple[bool, int | None]]:
-    """For every computation that is reached: whether a loop is around it, and how often it runs."""
-    reached: dict[str, tuple[bool, int | None]] = {'': (False, 1)}
-    waiting = ['']
-    while waiting:
-        computation = waiting.pop()
-        in_loop, runs = reached[computation]
-        for line in computations.get(computation, ()):
-            called = [(m['name'], m['how']) for m in _CALLED.finditer(line)]
-            for branches in _BRANCHES.finditer(line):
-                called += [(name.strip(' %'), 'branch') for name in branches['names'].split(',')]
-            for name, how in called:
-                now = in_loop, runs
-                if how in ('body', 'condition'):
-                    trips = _TRIPS.search(line)
-                    product = int(trips[1]) * runs if trips and runs is not None else None
-                    now = True, product
-                if name not in reached:
-                    reached[name] = now
-                    waiting.append(name)
-    return reached
+def _scattered(
+    instruction: Instruction, computation: Mapping[str, Instruction]
+) -> tuple[Array, ...]:
+    """What is kept of a sum that a TPU scatters, which it writes as an all-reduce whose result is
+    cut at once, in the same fusion. Nothing for any other sum.
+    """
+    (root,) = [other for other in computation.values() if other.is_root] or [instruction]
+    if root.opcode == 'dynamic-slice' and root.operands[0] == instruction.name:
+        return root.arrays
+    return ()
 
 
-def _result(shape: str, kind: str, asynchronous: bool) -> tuple[str, ...]:
-    """The shapes that come out; the first half of an asynchronous one also holds its operands."""
-    shapes = tuple(match[0] for match in _ARRAY.finditer(shape))
-    if not asynchronous or kind == 'all-reduce' or not shape.startswith('('):
-        return shapes
+def _result(instruction: Instruction, kind: str) -> tuple[Array, ...]:
+    """The arrays that come out; the first half of an asynchronous one also holds its operands."""
+    arrays = instruction.arrays
+    is_asynchronous = instruction.opcode.endswith('-start')
+    if not is_asynchronous or kind == 'all-reduce' or not instruction.shape.startswith('('):
+        return arrays
     if kind == 'collective-permute':  # (operand, result, context, ...)
-        return shapes[1:2]
-    return shapes[len(shapes) // 2 :]  # (operands, results)
+        return arrays[1:2]
+    return arrays[len(arrays) // 2 :]  # (operands, results)
 
 
-def _bytes(shape: str) -> int:
-    match = _ARRAY.match(shape)
-    assert match is not None
-    bits = _BITS.search(match['type'])
-    size = math.prod(int(n) for n in match['sizes'].split(',') if n)
-    return size * (int(bits[0]) if bits else 8) // 8  # pred takes a byte
-
-
-def _group(line: str) -> int:
+def _members(line: str) -> tuple[int, ...]:
+    """The devices of the first group, by their numbers in the program; none if it does not say."""
     if match := _GROUPS_LISTED.search(line):
-        return len(match[1].split(','))
+        return tuple(int(n) for n in match[1].split(','))
     if match := _GROUPS_COUNTED.search(line):
-        return int(match[1])
+        return tuple(_order(match['order']).reshape(-1, int(match['size']))[0].tolist())
     if match := _GROUPS_OF_MESH.search(line):
-        sizes = {name: int(size) for name, size in re.findall(r"'([^']*)'=(\d+)", match['mesh'])}
-        # An axis by its name, or a part of one: `'axis_0':(2)4` are 4 of its devices.
-        axes = re.findall(r"'([^']*)'(?::\(\d+\)(\d+))?", match['axes'])
-        return math.prod(int(part) if part else sizes[name] for name, part in axes)
+        return _along_axes(match['mesh'], match['order'], match['axes'])
     if match := _PAIRS.search(line):
         following = {int(a): int(b) for a, b in re.findall(r'(\d+),(\d+)', match[0])}
         ring = [next(iter(following))]
         while (device := following.get(ring[-1])) is not None and device not in ring:
             ring.append(device)
-        return len(ring)
-    return 0
+        return tuple(ring)
+    return ()
+
+
+def _order(text: str) -> np.ndarray:
+    """Devices as `[4,2]T(1,0)` lays them out: counted through, the axes then exchanged."""
+    sizes, _, axes = text.partition('T')
+    shape = [int(n) for n in re.findall(r'\d+', sizes)]
+    devices = np.arange(math.prod(shape)).reshape(shape)
+    return devices.transpose([int(n) for n in re.findall(r'\d+', axes)]) if axes else devices
+
+
+def _along_axes(mesh: str, order: str | None, axes: str) -> tuple[int, ...]:
+    """The first devices along some axes of a mesh `'a'=4,'b'=2`.
+
+    An axis is named, or a part of it: of `'a':(2)4` the devices are 4 of those along `'a'`, which
+    differ in what is left of their number when it is divided into 2 parts.
+    """
+    sizes = {name: int(size) for name, size in re.findall(r"'([^']*)'=(\d+)", mesh)}
+    shape = list(sizes.values())
+    devices = (_order(order) if order else np.arange(math.prod(shape))).reshape(shape)
+    taken: list[Any] = [0] * len(shape)
+    for name, before, part in re.findall(r"'([^']*)'(?::\((\d+)\)(\d+))?", axes):
+        number, size = list(sizes).index(name), sizes[name]
+        stride = size // (int(before) * int(part)) if part else 1
+        places = np.arange(int(part) if part else size) * stride
+        taken[number] = np.unique(np.add.outer(np.atleast_1d(taken[number]), places))
+    return tuple(devices[np.ix_(*(np.atleast_1d(t) for t in taken))].reshape(-1).tolist())

@@ -12,25 +12,8 @@ from typing import Any
 import jax
 from jax.extend import core
 
+from seqzoo.models.base import ModelConfig
 from seqzoo.models.flops import Flops, matmul_flops
-
-# Dense bfloat16 operations per second of one JAX device, from the vendors' data sheets. A TPU v2,
-# v3 or 7x chip shows up as two devices, so those lines hold half a chip. The first name that is
-# part of `device_kind` counts.
-PEAK_FLOPS_PER_SECOND: tuple[tuple[str, float], ...] = (
-    ('TPU v2', 22.5e12),
-    ('TPU v3', 61.5e12),
-    ('TPU v4', 275e12),
-    ('TPU v5 lite', 197e12),
-    ('TPU v5e', 197e12),
-    ('TPU v5', 459e12),
-    ('TPU v6', 918e12),
-    ('TPU7x', 1153.5e12),
-    ('H200', 989e12),
-    ('H100 PCIe', 756e12),
-    ('H100', 989e12),
-    ('A100', 312e12),
-)
 
 
 def traced_flops(function: Callable[..., Any], *args: Any) -> int:
@@ -41,6 +24,20 @@ def traced_flops(function: Callable[..., Any], *args: Any) -> int:
     charged once. Fused kernels (Pallas, cuDNN) are opaque and count 0.
     """
     return _jaxpr_flops(jax.make_jaxpr(function)(*args).jaxpr)
+
+
+def forward_flops(model: ModelConfig, batch: int, length: int) -> int:
+    """Operations of one forward pass of a model without a formula, logits included, by tracing."""
+    module = model.build()
+
+    def forward(module: Any, *inputs: Any) -> Any:
+        output = module(*inputs)
+        return module.unembed(output.features) if hasattr(module, 'unembed') else output
+
+    small = model.example_inputs()
+    variables = jax.eval_shape(lambda key: module.init(key, *small), jax.random.key(0))
+    inputs = jax.eval_shape(lambda: model.example_inputs(batch, length))
+    return traced_flops(lambda v, x: module.apply(v, *x, method=forward), variables, inputs)
 
 
 def model_flops_utilization(
@@ -54,12 +51,12 @@ def model_flops_utilization(
     return flops_per_step / (seconds_per_step * num_devices * peak_per_device)
 
 
-def peak_flops_per_second(device_kind: str) -> float | None:
-    """Dense bfloat16 peak of one device, by `jax.Device.device_kind`; `None` if not known."""
-    for name, peak in PEAK_FLOPS_PER_SECOND:
-        if name in device_kind:
-            return peak
-    return None
+def training_flops(model: ModelConfig, rows: int, length: int) -> Flops | int:
+    """Operations of a training step without rematerialisation over `rows` of `length`, by the
+    model's formula; where it has none, three times those of its traced forward pass, as a number.
+    """
+    parts = model.flops(rows, length)
+    return 3 * forward_flops(model, rows, length) if parts is None else parts
 
 
 def render_flops(flops: Flops, *, remat: bool = False) -> str:

@@ -194,7 +194,7 @@ def _ends(
             lengths[call.place] = jnp.sum(call.mask, axis=1)
             found = call.run()
             features = found.features + taps[call.place]
-            return Recurrence(features, found.carry, features)
+            return Recurrence(features, found.carry, features, (*found.layers[:-1], features))
 
         return total(tapped), lengths
 
@@ -311,22 +311,22 @@ def _step_by_step(call: _Call, ends: jax.Array, taps: _Taps) -> Recurrence:
     (`[rows]`) carries a gradient.
     """
 
-    def step(state: Any, now: tuple[jax.Array, jax.Array, Any]) -> tuple[Any, jax.Array]:
+    def step(state: Any, now: tuple[jax.Array, jax.Array, Any]) -> tuple[Any, Any]:
         x, mask, tap = now
         state = jax.tree.map(jnp.add, state, tap)
         one = replace(call, x=x[:, None], mask=mask[:, None], carry=state).run()
-        return one.carry, one.features[:, 0]
+        return one.carry, [x[:, 0] for x in one.layers]
 
     rows, length = call.mask.shape
     first = call.stack.config.initial_carry(rows) if call.carry is None else call.carry
     sequences = (jnp.swapaxes(call.x, 0, 1), call.mask.T, taps.states)
-    last, outputs = jax.lax.scan(step, first, sequences)
+    last, found = jax.lax.scan(step, first, sequences)
     last = jax.tree.map(jnp.add, last, taps.last)
-    outputs = jnp.swapaxes(outputs, 0, 1)
+    *below, outputs = (jnp.swapaxes(x, 0, 1) for x in found)
     at_end = (jnp.arange(length) == ends[:, None] - 1)[..., None]
     tapped = outputs + taps.output[:, None]
     features = jnp.where(at_end, tapped, jax.lax.stop_gradient(outputs))
-    return Recurrence(features, last, features)
+    return Recurrence(features, last, features, (*below, features))
 
 
 def _averaged(params: Any, taps: _Taps, ends: np.ndarray) -> GradientsThroughTime:

@@ -10,13 +10,12 @@ import numpy as np
 
 from seqzoo.analysis import drawing
 from seqzoo.errors import UserError
-from seqzoo.tasks.continuation import NextTokens
+from seqzoo.tasks.continuation import BLANK, NextTokens
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 MOST_PANELS = 12
-_BLANK = '____'
 
 
 def next_tokens_of(run: Any, prompts: Sequence[str], count: int) -> list[NextTokens]:
@@ -114,5 +113,7 @@ def next_token_bars(
 
 
 def _with_blank(prompt: str) -> str:
+    if BLANK in prompt:  # somewhere inside
+        return prompt
     between = ' ' if prompt and not prompt[-1].isspace() else ''
-    return f'{prompt}{between}{_BLANK}'
+    return f'{prompt}{between}{BLANK}'

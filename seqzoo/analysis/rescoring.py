@@ -34,7 +34,7 @@ def score_given(run: Any, sources: list[str], targets: list[str]) -> list[Predic
     model = run.runtime.model
 
     def log_probs(variables: Any, batch: Batch) -> jax.Array:
-        logits = forced_logits(model, variables, batch)
+        logits = forced_logits(model, variables, batch, begin_id=pair.target.bos_id)
         losses: Any = smoothed_cross_entropy(logits, batch['target'])
         # [rows, length] -> [rows]
         return -jnp.sum(losses[1] * (batch['target_segments'] > 0), axis=-1)
@@ -53,6 +53,7 @@ def score_given(run: Any, sources: list[str], targets: list[str]) -> list[Predic
     for item in evaluation_batches(
         *stores,
         plan,
+        end_ids=pair.end_ids,
         process_index=share.index,
         process_count=share.count,
         row_multiple=shards,

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
+from seqzoo.buckets import place
 from seqzoo.configuration import nearest
 from seqzoo.errors import UserError
 
@@ -141,12 +142,14 @@ class Parser(argparse.ArgumentParser):
         return list(self._option_string_actions)
 
 
-def add_config(parser: argparse.ArgumentParser) -> None:
+def add_config(parser: argparse.ArgumentParser, *, optional: bool = False) -> None:
     """Declares the positional CONFIG."""
     parser.add_argument(
         'config',
+        nargs='?' if optional else None,
         metavar='CONFIG',
-        help='a name that `seqzoo list` shows, NAME:VARIANT, or the path of a .py file',
+        help='a name that `seqzoo list` shows, NAME:VARIANT, the path of a .py file, or of the '
+        'experiment.json of a run',
     )
 
 
@@ -154,9 +157,10 @@ def add_data_dir(parser: argparse.ArgumentParser, *, cache: bool = False) -> Non
     """Declares `--data-dir`, and with `cache` also `--cache-dir`."""
     parser.add_argument(
         '--data-dir',
-        type=Path,
+        type=place,
         metavar='D',
-        help='where the data lies (default: the environment variable SEQZOO_DATA_DIR)',
+        help='where the data lies, or gs://BUCKET/NAME (default: the environment variable '
+        'SEQZOO_DATA_DIR)',
     )
     if cache:
         parser.add_argument(

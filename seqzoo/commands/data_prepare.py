@@ -2,6 +2,7 @@
 
 import argparse
 
+from seqzoo.buckets import push
 from seqzoo.commands.command import Command, add_config, add_data_dir
 from seqzoo.commands.reporting import Downloads
 from seqzoo.configuration import load_config
@@ -30,11 +31,13 @@ def run(arguments: argparse.Namespace) -> int:
     from seqzoo.data.inspection import describe_plan
     from seqzoo.training.run import default_cache_dir, default_data_dir
 
-    data_dir = default_data_dir(arguments.data_dir)
+    data_dir = default_data_dir(arguments.data_dir, may_be_empty=True)
     corpus = getattr(experiment.task, 'corpus', None)
     if corpus is not None:
         for sentence in corpus.prepare(data_dir, progress=Downloads()):
             print(sentence)
+        if data_dir is not None:
+            push(data_dir)  # where it stands for a place in a bucket
     prepared = experiment.task.prepare(
         experiment.batch,
         data_dir=data_dir,

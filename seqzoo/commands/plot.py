@@ -6,6 +6,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from seqzoo.buckets import place, push
 from seqzoo.commands.command import Command, add_data_dir
 from seqzoo.commands.reporting import say
 from seqzoo.errors import UserError
@@ -17,6 +18,7 @@ Reads run folders and writes PNG files, whose names it prints. For one run, into
   self_attention.png  the same within the sentence, one map per head of a layer of the encoder
   captions.png        images of the test split, their captions, and where the model looks
   positions.png       the sinusoidal position table, 60 positions by 32 columns
+  sounds.png          spectrograms: a sound of each class, one of the test split and a generated one
   forecast.png        a series, its forecasts one step ahead, and several steps from its end
 What a run's model or task does not have is left out. For several runs: one picture with all their
 loss curves, into the folder of --output.
@@ -39,7 +41,7 @@ _SCENES = 5  # as many fit a page
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the options of `plot`."""
-    parser.add_argument('runs', type=Path, nargs='*', metavar='R', help='run folders')
+    parser.add_argument('runs', type=place, nargs='*', metavar='R', help='run folders')
     parser.add_argument(
         '--sentence', metavar='TEXT', help='the input to draw (default: one of the test split)'
     )
@@ -63,7 +65,9 @@ def run(arguments: argparse.Namespace) -> int:
         return _gradients_of_cells(arguments)
     from seqzoo.analysis.pictures import loss_curve
     from seqzoo.training.events import METRICS_FILE, read_events
+    from seqzoo.training.run import opened
 
+    arguments.runs = [opened(run, 'the run') for run in arguments.runs]
     for folder in arguments.runs:
         if not (folder / METRICS_FILE).is_file():
             raise UserError(f'{folder} is not the folder of a run: it has no {METRICS_FILE}')
@@ -78,6 +82,7 @@ def run(arguments: argparse.Namespace) -> int:
             print(path)
     if arguments.gradients:
         _print_gradients_of_runs(arguments, pictures)
+    push(arguments.runs[0])  # where it stands for one in a bucket
     return 0
 
 
@@ -108,6 +113,7 @@ def _print_gradients_of_runs(arguments: argparse.Namespace, pictures: Path) -> N
 def _model_pictures(arguments: argparse.Namespace, pictures: Path) -> Iterator[Path]:
     """Draws what needs the trained model, as far as this model has it."""
     from seqzoo.analysis.pictures import position_table
+    from seqzoo.tasks.audio import AudioModeling
     from seqzoo.tasks.captioning import Captioning
     from seqzoo.tasks.forecasting import Forecasting
     from seqzoo.training import load_run
@@ -118,6 +124,9 @@ def _model_pictures(arguments: argparse.Namespace, pictures: Path) -> Iterator[P
         return
     if isinstance(loaded.experiment.task, Forecasting):
         yield from _forecast_pictures(arguments, pictures)
+        return
+    if isinstance(loaded.experiment.task, AudioModeling):
+        yield from _sound_pictures(arguments, pictures, loaded)
         return
     yield from _attention_pictures(arguments, pictures, loaded)
     if getattr(loaded.experiment.model, 'positions', None) == 'sinusoidal':
@@ -144,6 +153,16 @@ def _caption_pictures(arguments: argparse.Namespace, pictures: Path, loaded: Any
     path = pictures / 'captions.png'
     caption_picture(images, captions, places, scenes.captions[:_SCENES], path)
     yield path
+
+
+def _sound_pictures(arguments: argparse.Namespace, pictures: Path, loaded: Any) -> Iterator[Path]:
+    from seqzoo.analysis.spectrograms import draw_run
+    from seqzoo.training.run import default_data_dir
+
+    try:
+        yield draw_run(loaded, pictures / 'sounds.png', default_data_dir(arguments.data_dir))
+    except UserError as error:
+        say(f'no sounds were drawn: {error}')
 
 
 def _forecast_pictures(arguments: argparse.Namespace, pictures: Path) -> Iterator[Path]:

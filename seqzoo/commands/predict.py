@@ -7,10 +7,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from seqzoo.buckets import place
 from seqzoo.commands.command import RUNNING, Command, add_checkpoint, at_least, is_writer
 from seqzoo.commands.lines import open_output, read_lines
 from seqzoo.commands.processes import EXPLANATION, add_processes, join
 from seqzoo.commands.reporting import examples_done
+from seqzoo.commands.sounds import is_sound, write_sounds
 from seqzoo.errors import UserError
 
 DESCRIPTION = f"""\
@@ -25,7 +27,12 @@ each piece of the output the piece of the input that it attended to most. --targ
 search: it gives the score that the outputs in F would have had. --json-lines writes all that is
 known, as one object per record.
 
-A classifier writes the class, its probability being the score; a tagger one tag for each word.
+A classifier writes the class, its probability being the score; a tagger one tag for each word. A
+classifier of pairs reads two texts with a tab between them.
+
+A masked language model fills each [MASK] of a record, which may be two texts with [SEP] between
+them; the score is the probability of the filling, --n-best N gives the next likeliest ones, and
+--show-probabilities K the K likeliest pieces at each [MASK] with their shares.
 
 A language model continues each line by at most --decode.extra-length tokens: the record and the
 line that is written are the whole text. --show-probabilities does not continue it: it writes the K
@@ -33,6 +40,10 @@ most probable next tokens (10) with their shares in percent, and --picture F dra
 writes the same continuation while it is generated, K tokens (8) at a time, one record after the
 other. An empty record begins a line; of one that is longer than the model has positions, beside the
 continuation, the end is read.
+
+A network of sounds reads the name of a class, and behind it how many seconds are wanted; with an
+--output that ends in .wav it writes x.wav, or x-1.wav, x-2.wav, ... for several records, and their
+spectrograms as x.png or to --picture F, and prints the names.
 
 {EXPLANATION}
 examples:
@@ -42,14 +53,16 @@ examples:
   seqzoo predict runs/base --input test.en --decode.method sample --decode.temperature 0.8
   seqzoo predict runs/base --input test.en --target test.de
   echo 'this movie is so great' | seqzoo predict runs/imdb --scores
+  echo "Let's make [MASK] chicken! [SEP] It [MASK] great" | seqzoo predict runs/bert --n-best 5
   echo 'ROMEO:' | seqzoo predict runs/plays --stream --decode.stop-at-end false
   echo 'I love to drink' | seqzoo predict runs/words --show-probabilities 5 --picture next.png
+  echo 'rising 0.5' | seqzoo predict runs/tones --output rising.wav
 """
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the options of `predict`."""
-    parser.add_argument('run', type=Path, metavar='R', help='the run folder')
+    parser.add_argument('run', type=place, metavar='R', help='the run folder, or gs://BUCKET/RUN')
     parser.add_argument('--input', type=Path, metavar='F', help='default: standard input')
     parser.add_argument('--output', type=Path, metavar='F', help='default: standard output')
     parser.add_argument('--n-best', type=at_least(1), metavar='N', help='that many outputs each')
@@ -62,9 +75,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs='?',
         const=10,
         metavar='K',
-        help='the K most probable next tokens of a language model (10)',
+        help='the K most probable next tokens of a language model, or at each [MASK] (10)',
     )
-    parser.add_argument('--picture', type=Path, metavar='F', help='a PNG of these')
+    parser.add_argument('--picture', type=Path, metavar='F', help='a PNG of these, or of sounds')
     parser.add_argument(
         '--stream',
         type=at_least(1),
@@ -95,6 +108,10 @@ def run(arguments: argparse.Namespace) -> int:
     )
     if arguments.show_probabilities is not None:
         return _show_probabilities(loaded, records, arguments)
+    if arguments.alignments:
+        from seqzoo.analysis.alignment import tokenizers_of
+
+        tokenizers_of(loaded)  # refuses now what could not be aligned after an hour
     if arguments.stream is not None:
         return _stream(loaded, records, arguments)
     with examples_done('predict') as progress:
@@ -107,6 +124,10 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.alignments:
         predictions = _aligned(loaded, records, predictions)
     if not is_writer():
+        return 0
+    if is_sound(arguments.output):
+        for path in write_sounds(loaded, predictions, arguments.output, arguments.picture):
+            print(path)
         return 0
     with open_output(arguments.output) as file:
         for number, prediction in enumerate(predictions, 1):
@@ -133,9 +154,20 @@ def _refuse_combinations(arguments: argparse.Namespace) -> None:
                     f'--stream writes text as it grows, and --{name.replace("_", "-")} what is '
                     'known at the end; leave one of them out'
                 )
+    if is_sound(arguments.output):
+        for name in ('show_probabilities', 'scores', 'alignments', 'target', 'json_lines'):
+            if getattr(arguments, name):
+                raise UserError(
+                    f'{arguments.output} is to be a sound, in which --{name.replace("_", "-")} has '
+                    'no place; leave one of them out'
+                )
+        return
     if arguments.show_probabilities is None:
         if arguments.picture is not None:
-            raise UserError('--picture draws the next tokens; give --show-probabilities too')
+            raise UserError(
+                '--picture draws the next tokens or sounds; give --show-probabilities, or an '
+                '--output that ends in .wav'
+            )
         return
     for name in ('n_best', 'scores', 'alignments', 'target'):
         if getattr(arguments, name):

@@ -22,19 +22,15 @@ examples:
 def run(arguments: argparse.Namespace) -> int:
     """Prints the resolved experiment."""
     experiment = load_config(arguments.config, arguments.overrides)
-    from seqzoo.analysis.flops import humanize, render_flops
+    from seqzoo.analysis.flops import humanize, render_flops, training_flops
     from seqzoo.analysis.parameters import parameter_table, render_parameter_table
 
     model = experiment.nominal_model()
     rows = parameter_table(model)
     parameters = sum(row.count for row in rows)
     batch_rows = max(experiment.batch.tokens // experiment.batch.max_length, 1)
-    parts = model.flops(batch_rows, experiment.batch.max_length)
-    flops = 3 * (
-        _forward_flops(model, batch_rows, experiment.batch.max_length)
-        if parts is None
-        else parts.forward
-    )
+    parts = training_flops(model, batch_rows, experiment.batch.max_length)
+    flops = parts if isinstance(parts, int) else parts.training()
     if arguments.json:
         result = {
             'config': arguments.config,
@@ -55,7 +51,7 @@ def run(arguments: argparse.Namespace) -> int:
     print(f'\n{render_parameter_table(rows)}')
     shape = f'{batch_rows} x {experiment.batch.max_length} tokens'
     print(f'\n{humanize(flops)} in a training step of {shape}, forward and backward')
-    if parts is not None:
+    if not isinstance(parts, int):
         print(render_flops(parts))
     return 0
 
@@ -67,24 +63,6 @@ def _option_table(experiment: Any) -> str:
             value = 'none' if option.value is None else str(option.value)
             rows.append(('--' + option.path.replace('_', '-'), value, option.type))
     return table(rows)
-
-
-def _forward_flops(model: Any, batch: int, length: int) -> int:
-    """Operations of one forward pass, logits included, over the longest batch of a run."""
-    import jax
-
-    from seqzoo.analysis.flops import traced_flops
-
-    module = model.build()
-
-    def forward(module: Any, *inputs: Any) -> Any:
-        output = module(*inputs)
-        return module.unembed(output.features) if hasattr(module, 'unembed') else output
-
-    small = model.example_inputs()
-    variables = jax.eval_shape(lambda key: module.init(key, *small), jax.random.key(0))
-    inputs = jax.eval_shape(lambda: model.example_inputs(batch, length))
-    return traced_flops(lambda v, x: module.apply(v, *x, method=forward), variables, inputs)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

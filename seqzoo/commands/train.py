@@ -1,8 +1,8 @@
 """`seqzoo train`."""
 
 import argparse
-from pathlib import Path
 
+from seqzoo.buckets import place
 from seqzoo.commands.command import Command, add_config, add_data_dir, at_least
 from seqzoo.commands.processes import EXPLANATION, add_processes, join
 from seqzoo.configuration import load_config
@@ -14,12 +14,17 @@ checkpoints, training goes on from the newest good one, exactly as if it had nev
 defines the run (model, task, optimizer, schedule, batch, seed) must then be the same; how it runs
 (mesh, train, decode) may change, and so may the number of devices and processes.
 
+--fork-from P begins with all parameters of the run P, whose model is the same. --pretrained P is
+for fine-tuning: the models differ by their heads, and what lies below them is taken from P with its
+tokenizer; what was taken and what is new is said by name, and noted in R/origin.json.
+
 {EXPLANATION}
 examples:
   seqzoo train transformer_tiny_numerals --run runs/demo
   seqzoo train transformer_tiny_numerals --run runs/small --model.num-layers 1 --train.steps 500
   seqzoo train transformer_tiny_text --run runs/mine --data-dir D \\
       --task.source-language en --task.target-language fr
+  seqzoo train bert_small_rt_polarity --run runs/polarity --data-dir D --pretrained runs/bert
   seqzoo train transformer_base_wmt14_ende --run runs/base --data-dir D --require tpu
   seqzoo train transformer_base_wmt14_ende --run runs/base --data-dir D \\
       --coordinator host0:12345 --processes 2 --process-id 0
@@ -35,14 +40,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_config(parser)
     parser.add_argument(
         '--run',
-        type=Path,
+        type=place,
         required=True,
         metavar='R',
         help='the run folder; made, or taken up again',
     )
     add_data_dir(parser, cache=True)
     parser.add_argument(
-        '--fork-from', type=Path, metavar='R', help='begin with the parameters of another run'
+        '--fork-from', type=place, metavar='R', help='begin with the parameters of another run'
+    )
+    parser.add_argument(
+        '--pretrained',
+        type=place,
+        metavar='P',
+        help='fine-tune: begin with what lies below the head of another run, and its tokenizer',
     )
     parser.add_argument(
         '--profile',
@@ -74,6 +85,7 @@ def run(arguments: argparse.Namespace) -> int:
         require=arguments.require,
         profile_steps=arguments.profile,
         fork_from=arguments.fork_from,
+        pretrained=arguments.pretrained,
     )
     return STATUS[result.status]
 

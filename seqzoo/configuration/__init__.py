@@ -19,11 +19,11 @@ from seqzoo.configuration.files import (
     config_names,
     configs_folder,
     find_config,
-    load_config,
     nearest,
     variants,
 )
 from seqzoo.configuration.overrides import Option, options, override
+from seqzoo.configuration.saved import load_config
 
 __all__ = [
     'Difference',

@@ -1,4 +1,4 @@
-r"""Sentence pairs straight out of archives: tar, tar.gz, gz, gz inside tar, plain text, SGML.
+r"""Text straight out of archives: tar, tar.gz, gz, gz inside tar, plain text, SGML.
 
 Everything is a stream. The two sides of a corpus are two members of one archive; each is read
 through its own handle, so that neither is unpacked to disk nor held in memory. Lines end at '\n'
@@ -14,7 +14,7 @@ import itertools
 import re
 import tarfile
 import zlib
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import BinaryIO, cast
 
@@ -177,3 +177,40 @@ def read_pairs(first: TextFile, second: TextFile) -> Iterator[tuple[str, str]]:
                     'order.'
                 )
             yield cast(str, one), cast(str, other)
+
+
+def read_members(path: Path, wanted: Callable[[str], bool]) -> Iterator[tuple[str, bytes]]:
+    """Yields name and content of the wanted files of a tar archive, or of a folder.
+
+    The archive is read once, in its order, and nothing is unpacked to disk. Names are alike for
+    both: those of a folder begin with its own name, as they do in the archive that it came out of.
+
+    Args:
+        path: the archive, compressed or not, or the folder.
+        wanted: says by its name whether a file is read.
+
+    Raises:
+        UserError: the archive is missing, damaged or cut short.
+    """
+    if path.is_dir():
+        for file in sorted(path.rglob('*')):
+            name = file.relative_to(path.parent).as_posix()
+            if file.is_file() and wanted(name):
+                yield name, file.read_bytes()
+        return
+    try:
+        with (
+            open_text(TextFile(path)) as stream,
+            tarfile.open(fileobj=stream, mode='r|', bufsize=_BUFFER) as archive,
+        ):
+            for entry in archive:
+                name = entry.name.removeprefix('./')
+                if entry.isfile() and wanted(name):
+                    content = archive.extractfile(entry)
+                    assert content is not None
+                    yield name, content.read()
+    except (tarfile.TarError, EOFError, zlib.error, OSError) as error:
+        raise UserError(
+            f'{path} is damaged or cut short ({error}): delete it and run the same command again '
+            'to download it anew.'
+        ) from error

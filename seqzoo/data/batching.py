@@ -126,7 +126,7 @@ class Selection:
     """Which examples a plan uses, and what became of the others.
 
     Attributes:
-        ids: `[kept]` int64 numbers of the examples used, ascending.
+        ids: `[kept]` int32 numbers of the examples used, ascending; two billion are enough.
         source_lengths: `[kept]` int32 tokens, end marker included, after truncation.
         target_lengths: the same of the other side.
         dropped_empty: pairs left out because a side has no tokens.
@@ -248,7 +248,7 @@ def select_examples(
             'to drop or truncate'
         )
     dropped_long = long if config.long_sentences == 'drop' else np.zeros_like(long)
-    ids = np.flatnonzero(~(empty | dropped_long))
+    ids = np.flatnonzero(~(empty | dropped_long)).astype(np.int32)
     if len(ids) == 0:
         raise UserError(
             f'no training pair is left: {np.count_nonzero(empty)} are empty and '

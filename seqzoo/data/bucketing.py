@@ -97,8 +97,7 @@ class BucketPlan:
         self.seed = seed
         longer = np.maximum(self.selection.source_lengths, self.selection.target_lengths)
         self.ladder = training_ladder(longer, config)
-        bucket = np.searchsorted(self.ladder, longer)
-        sizes = np.bincount(bucket, minlength=len(self.ladder))
+        self._members, sizes = _by_bucket(longer, self.ladder)
         self._table = _BatchTable.make(
             sizes, [rows_within(config.tokens, length) for length in self.ladder]
         )
@@ -106,8 +105,6 @@ class BucketPlan:
             BatchShape(rows_within(config.tokens, self.ladder[b]), self.ladder[b], self.ladder[b])
             for b in self._table.used
         )
-        # Positions in the selection, bucket after bucket. int32 holds two billion sentences.
-        self._members = np.argsort(bucket, kind='stable').astype(np.int32)
         self._bounds = np.concatenate([[0], np.cumsum(sizes)])
         self._lock = threading.Lock()
         self._epoch: tuple[int, np.ndarray, np.ndarray] | None = None
@@ -185,7 +182,7 @@ class EvaluationPlan:
         limit = config.evaluation_max_length or 4 * config.max_length
         longer = np.maximum(source, target)
         self.selection = Selection(
-            ids=np.arange(len(source), dtype=np.int64),
+            ids=np.arange(len(source), dtype=np.int32),
             source_lengths=np.minimum(source, limit),
             target_lengths=np.minimum(target, limit),
             dropped_empty=0,
@@ -240,6 +237,20 @@ def training_ladder(longer: np.ndarray, config: BatchConfig) -> tuple[int, ...]:
             longer, config.fitted_buckets, config.max_length, config.length_multiple
         )
     return geometric_ladder(config.max_length, config.length_multiple)
+
+
+def _by_bucket(longer: np.ndarray, ladder: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
+    """Positions of the sentences bucket after bucket, int32, and how many each has.
+
+    One bucket at a time: sorting tens of millions at once would take a gigabyte.
+    """
+    members, sizes, begin, shorter = np.empty(len(longer), np.int32), [], 0, 0
+    for length in ladder:
+        here = np.flatnonzero((longer > shorter) & (longer <= length))
+        members[begin : begin + len(here)] = here
+        sizes.append(len(here))
+        begin, shorter = begin + len(here), length
+    return members, np.array(sizes)
 
 
 def one_per_row(

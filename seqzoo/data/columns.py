@@ -53,6 +53,12 @@ class Ragged:
         values = np.concatenate(arrays) if arrays else np.zeros(0, dtype)
         return cls(values, np.concatenate([np.zeros(1, np.int64), ends]))
 
+    @classmethod
+    def blank(cls, lengths: Sequence[int], dtype: Any = np.int32, *inner: int) -> 'Ragged':
+        """Zeros `[length, *inner]` for each example: what says no more than its shape."""
+        offsets = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
+        return cls(np.zeros((int(offsets[-1]), *inner), dtype), offsets)
+
     def __len__(self) -> int:
         return len(self.offsets) - 1
 

@@ -4,7 +4,7 @@ import numpy as np
 
 from seqzoo.data.batching import Batch, Plan
 from seqzoo.data.streams import TextPlan
-from seqzoo.data.tokenizers import Tokenizer
+from seqzoo.data.tokenizers import PieceTokenizer
 
 
 def describe_plan(plan: Plan) -> str:
@@ -38,7 +38,11 @@ def describe_plan(plan: Plan) -> str:
 
 
 def describe_batch(
-    batch: Batch, source_tokenizer: Tokenizer, target_tokenizer: Tokenizer, *, rows: int = 4
+    batch: Batch,
+    source_tokenizer: PieceTokenizer,
+    target_tokenizer: PieceTokenizer,
+    *,
+    rows: int = 4,
 ) -> str:
     """The first rows of a batch: text, lengths, segments and ids; and the padding of all rows.
 

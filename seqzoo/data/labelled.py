@@ -125,7 +125,15 @@ class DataSet(abc.ABC):
 
 @dataclass(frozen=True, kw_only=True)
 class LabelledData(DataSet):
-    """A data set whose sequences have a class each."""
+    """A data set whose sequences have a class each.
+
+    Attributes:
+        pairs: a sequence is two texts.
+    """
+
+    @property
+    def pairs(self) -> bool:
+        return False
 
     @abc.abstractmethod
     def read(self, split: str, data_dir: Path | None) -> Labelled:

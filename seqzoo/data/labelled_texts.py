@@ -1,40 +1,57 @@
 """Texts with a class each: film reviews and sentences about films.
 
-Imdb         the Large Movie Review Dataset (Maas et al. 2011), one JSON object a line with
-             `text`, `label` (1: positive) and `movie`
+Imdb         the Large Movie Review Dataset (Maas et al. 2011), in any form (`data.film_reviews`)
 RtPolarity   sentence polarity data v1.0 (Pang and Lee 2005), one tokenised sentence a line, one
              file a class
+Tsv          your own: a table with tabs between its columns, whose first line names them
 """
 
-import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar, Literal, get_args
 
 import numpy as np
 
+from seqzoo.data import film_reviews
 from seqzoo.data.labelled import Labelled, LabelledData, folds, split_by_folds
 from seqzoo.data.public_files import PublicFile
 from seqzoo.data.text_files import open_text_file, read_lines
 from seqzoo.errors import UserError
 
+if TYPE_CHECKING:
+    from seqzoo.data.download import ProgressCallback
+
+ReviewForm = Literal['packed', 'original', 'prepared']
+# A copy whose bytes are known; that of the authors is packed.
+_RT_POLARITY = (
+    'https://raw.githubusercontent.com/yoonkim/CNN_sentence/'
+    '23e0e1f7355705bb083043fda05c031b15acb38c/'
+)
 SENTIMENT = ('negative', 'positive')
 
 
 @dataclass(frozen=True, kw_only=True)
 class Imdb(LabelledData):
-    """Film reviews. A tenth of the films of the training file are set aside as 'dev'.
+    """Film reviews. A tenth of the films of the training part are set aside as 'dev'.
+
+    The packed test file has 2,000 reviews, the original and TFDS' have all 25,000. TFDS' does not
+    say which film a review is about: there 'dev' is a tenth of the texts, and may know films that
+    are trained on.
 
     Attributes:
-        train, test: names of the files.
+        train, test: names of the packed files.
         seed: which films are set aside.
+        form: as which the reviews lie below the data directory: `'packed'` in these two files,
+            `'original'` in `FOLDER/aclImdb` or `FOLDER/aclImdb_v1.tar.gz`, `'prepared'` by TFDS in
+            `imdb_reviews`; `None`: the first of these that is there.
     """
 
     folder: str = 'imdb'
     train: str = 'train_25k.jsonl'
     test: str = 'test_2k.jsonl'
     seed: int = 0
+    form: ReviewForm | None = None
 
     published: ClassVar = {
         'train_25k.jsonl': PublicFile(
@@ -45,6 +62,12 @@ class Imdb(LabelledData):
         ),
     }
 
+    def __post_init__(self) -> None:
+        if self.form not in (None, *get_args(ReviewForm)):
+            raise UserError(
+                f"corpus.form is {self.form!r}; choose 'packed', 'original', 'prepared' or None"
+            )
+
     @property
     def files(self) -> Mapping[str, PublicFile]:
         return {n: file for n, file in self.published.items() if n in (self.train, self.test)}
@@ -53,33 +76,53 @@ class Imdb(LabelledData):
     def classes(self) -> tuple[str, ...]:
         return SENTIMENT
 
+    def prepare(
+        self, data_dir: Path | None, progress: 'ProgressCallback | None' = None
+    ) -> list[str]:
+        from seqzoo.data.download import download
+
+        folder, form = self._folder(data_dir), self._form(data_dir) or 'original'
+        if form == 'packed':
+            return super().prepare(data_dir, progress)
+        if form == 'prepared':
+            return [f'{film_reviews.find_prepared(folder.parent)} is whole']
+        if (unpacked := folder / 'aclImdb').is_dir():
+            return [f'{unpacked} is there; nobody has published checksums of its files']
+        return [f'{download(film_reviews.ARCHIVE, folder, progress=progress)} is whole']
+
     def read(self, split: str, data_dir: Path | None) -> Labelled:
         self._refuse_split(split)
-        name = self.test if split == 'test' else self.train
-        reviews = _read_reviews(self._find(data_dir, name, split))
-        labels = np.array([label for _, label, _ in reviews], np.int32)
-        found = Labelled([text for text, _, _ in reviews], labels)
+        reviews = self._reviews(split, data_dir)
+        labels = np.array([review.label for review in reviews], np.int32)
+        found = Labelled([review.text for review in reviews], labels)
         if split == 'test':
             return found
-        set_aside = folds([movie for _, _, movie in reviews], 10, seed=self.seed) == 0
+        set_aside = folds([review.movie for review in reviews], 10, seed=self.seed) == 0
         return found.chosen(np.flatnonzero(set_aside == (split == 'dev')))
 
+    def _reviews(self, split: str, data_dir: Path | None) -> list[film_reviews.Review]:
+        folder, form = self._folder(data_dir), self._form(data_dir)
+        part = 'test' if split == 'test' else 'train'
+        if form == 'original':
+            unpacked, archive = (folder / n for n in ('aclImdb', film_reviews.ARCHIVE.filename))
+            return film_reviews.read_original(unpacked if unpacked.is_dir() else archive, part)
+        if form == 'prepared':
+            return film_reviews.read_prepared(folder.parent, part)
+        name = self.test if part == 'test' else self.train
+        return film_reviews.read_packed(self._find(data_dir, name, split))
 
-def _read_reviews(path: Path) -> list[tuple[str, int, str]]:
-    found = []
-    for number, line in enumerate(read_lines(path), 1):
-        try:
-            review = json.loads(line)
-            text, label, movie = review['text'], review['label'], review['movie']
-        except (ValueError, KeyError, TypeError) as error:
-            raise UserError(
-                f'{path}: line {number} is no review with text, label and movie ({error}); fetch '
-                'the file again'
-            ) from error
-        if label not in (0, 1):
-            raise UserError(f'{path}: the label in line {number} is {label!r}, not 0 or 1')
-        found.append((str(text), int(label), str(movie)))
-    return found
+    def _form(self, data_dir: Path | None) -> ReviewForm | None:
+        """As what the reviews are there, or what the configuration asks for."""
+        folder = self._folder(data_dir)
+        names = [name + end for name in (self.train, self.test) for end in ('', '.gz')]
+        original = (folder / 'aclImdb', folder / film_reviews.ARCHIVE.filename)
+        if self.form is not None:
+            return self.form
+        if any((folder / name).is_file() for name in names):
+            return 'packed'
+        if any(path.exists() for path in original):
+            return 'original'
+        return 'prepared' if (folder.parent / film_reviews.PREPARED).is_dir() else None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,10 +140,12 @@ class RtPolarity(LabelledData):
 
     published: ClassVar = {
         'rt-polarity.neg': PublicFile(
-            '4ace77d558c3714723843f1d65b60c01e3417b208180f0728808d76ad0eeeaca'
+            '4ace77d558c3714723843f1d65b60c01e3417b208180f0728808d76ad0eeeaca',
+            f'{_RT_POLARITY}rt-polarity.neg',
         ),
         'rt-polarity.pos': PublicFile(
-            '2da124ec187a9d5a29c9f04e91c540e02baed5af8868f550a26bd6fd4dbf8bf0'
+            '2da124ec187a9d5a29c9f04e91c540e02baed5af8868f550a26bd6fd4dbf8bf0',
+            f'{_RT_POLARITY}rt-polarity.pos',
         ),
     }
 
@@ -122,6 +167,82 @@ class RtPolarity(LabelledData):
         labels = np.repeat(np.arange(2, dtype=np.int32), [len(side) for side in sides])
         found = folds(texts, 10, seed=self.seed)
         return Labelled(texts, labels).chosen(split_by_folds(found, split, 10, self.fold))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tsv(LabelledData):
+    """Texts, or pairs of texts, in tables of your own: `train.tsv`, `dev.tsv` and `test.tsv`.
+
+    Attributes:
+        labels: what stands in the column of labels; classes are called so.
+        label: the name of that column.
+        first: the column of the text.
+        second: the column of the second text of a pair; `None`: there are no pairs.
+        train, dev, test: names of the files.
+    """
+
+    labels: tuple[str, ...] = ('0', '1')
+    label: str = 'label'
+    first: str = 'sentence1'
+    second: str | None = 'sentence2'
+    train: str = 'train.tsv'
+    dev: str = 'dev.tsv'
+    test: str = 'test.tsv'
+
+    def __post_init__(self) -> None:
+        if len(set(self.labels)) < max(2, len(self.labels)):
+            raise UserError(f'corpus.labels is {self.labels}; name at least two, each once')
+
+    @property
+    def name(self) -> str:
+        return self.folder or 'a table of texts'
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        return self.labels
+
+    @property
+    def pairs(self) -> bool:
+        return self.second is not None
+
+    def read(self, split: str, data_dir: Path | None) -> Labelled:
+        self._refuse_split(split)
+        name = {'train': self.train, 'dev': self.dev, 'test': self.test}[split]
+        path = self._find(data_dir, name, split)
+        texts = (self.first,) if self.second is None else (self.first, self.second)
+        numbers = {label: number for number, label in enumerate(self.labels)}
+        inputs, labels = [], []
+        for number, record in _read_table(path, (*texts, self.label)):
+            *found, label = record
+            if label not in numbers:
+                raise UserError(
+                    f'{path}: the label in line {number} is {label!r}, none of '
+                    f'{", ".join(self.labels)}; say with --task.corpus.labels which there are'
+                )
+            inputs.append(tuple(found) if self.pairs else found[0])
+            labels.append(numbers[label])
+        return Labelled(inputs, np.array(labels, np.int32))
+
+
+def _read_table(path: Path, columns: tuple[str, ...]) -> Iterator[tuple[int, list[str]]]:
+    """The number of each line of a table, from 2 on, and its fields in some columns."""
+    lines = enumerate(read_lines(path), 1)
+    header = next(lines, (1, ''))[1].split('\t')
+    missing = [column for column in columns if column not in header]
+    if missing:
+        raise UserError(
+            f'{path}: no column is called {" or ".join(missing)}; its first line names '
+            f'{", ".join(header)}: say with --task.corpus.first, .second and .label which are meant'
+        )
+    places = [header.index(column) for column in columns]
+    for number, line in lines:
+        fields = line.split('\t')
+        if len(fields) != len(header):
+            raise UserError(
+                f'{path}: line {number} has {len(fields)} fields, but the first line names '
+                f'{len(header)}; mend it'
+            )
+        yield number, [fields[place] for place in places]
 
 
 def _read_latin1(path: Path) -> list[str]:

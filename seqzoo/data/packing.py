@@ -103,7 +103,7 @@ class PackPlan:
             bucket=0,
             shape=shape,
             example_ids=example_ids,
-            examples=self.selection.ids[chosen],
+            examples=self.selection.ids[chosen].astype(np.int64),
             row=row,
             segment=slot + 1,
             source_offset=_starts_within_rows(source_lengths, row, slot),

@@ -6,8 +6,9 @@ adds what else its model wants.
 
 import hashlib
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sized
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -23,13 +24,14 @@ from seqzoo.data.batching import (
 )
 from seqzoo.data.bucketing import BucketPlan, EvaluationPlan
 from seqzoo.data.packing import PackPlan
+from seqzoo.data.parallel_encoding import LineEncoder, encode_in_chunks, workers_for
 from seqzoo.data.text_files import ParallelText
 from seqzoo.data.token_store import TokenStore, TokenStoreWriter
 from seqzoo.data.tokenizers import Tokenizer, TokenizerPair
 from seqzoo.errors import UserError
 
 _ENDLESS = 1 << 40  # steps; Grain wants a length
-_LINES_AT_ONCE = 4096
+OUR_ENDS = (Tokenizer.eos_id, Tokenizer.eos_id)  # of source and target; imported ones have others
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,25 +83,13 @@ def make_plan(
     return kind(source_lengths, target_lengths, config, seed=seed)
 
 
-class LineEncoder(Protocol):
-    """What turns lines into ids: a tokenizer, or one that closes each line."""
-
-    @property
-    def fingerprint(self) -> Any:
-        """Text that tells it from others, which give other ids."""
-        ...
-
-    def encode_batch(self, lines: Sequence[str]) -> list[np.ndarray]:
-        """Ids of several lines, each `[length]` int32."""
-        ...
-
-
 def encode_lines(
     lines: Iterable[str],
     tokenizer: LineEncoder,
     *,
     directory: str | Path | None = None,
     key: str = '',
+    progress: Callable[[int], None] = lambda lines: None,
 ) -> TokenStore:
     """Lines as token ids, in memory or in a folder.
 
@@ -107,18 +97,36 @@ def encode_lines(
         lines: any iterable of text.
         tokenizer: cuts them into pieces.
         directory: where the store goes; None keeps it in memory. A store already there is used if
-            it was written with the same tokenizer and `key`.
+            it was written with the same tokenizer and `key`, and one that an earlier call began is
+            finished.
         key: names the text, for example by file, size and time.
+        progress: called now and then with how many lines more are done.
     """
     metadata = {'tokenizer': tokenizer.fingerprint, 'key': key}
     if directory is None:
-        return TokenStore.from_sentences(_encoded(lines, tokenizer), metadata)
+        chunks = encode_in_chunks(lines, tokenizer)
+        return TokenStore.from_chunks(((c.ids, c.lengths) for c in chunks), metadata)
     directory = Path(directory)
-    if key and (store := _stored(directory)) is not None and store.metadata == metadata:
+    if key and (store := stored(directory, tokenizer, key)) is not None:
         return store
-    with TokenStoreWriter(directory, metadata) as writer:
-        writer.add_batch(_encoded(lines, tokenizer))
+    count = len(lines) if isinstance(lines, Sized) else None
+    with TokenStoreWriter(directory, metadata, resume=bool(key)) as writer:
+        left = islice(lines, writer.sentences, None)  # an earlier call may have died on the way
+        workers = workers_for(tokenizer, None if count is None else count - writer.sentences)
+        for chunk in encode_in_chunks(left, tokenizer, workers=workers):
+            writer.add_encoded(chunk.ids, chunk.lengths)
+            progress(len(chunk.lengths))
     return TokenStore.open(directory)
+
+
+def stored(directory: Path, tokenizer: LineEncoder, key: str) -> TokenStore | None:
+    """The store of a folder if it was written with this tokenizer and `key`."""
+    try:
+        store = TokenStore.open(directory)
+    except UserError:  # not there, or damaged: written anew
+        return None
+    wanted = {'tokenizer': tokenizer.fingerprint, 'key': key}
+    return store if store.metadata == wanted else None
 
 
 def encode_pairs(
@@ -127,14 +135,19 @@ def encode_pairs(
     *,
     directory: str | Path | None = None,
     key: str = '',
+    progress: Callable[[int], None] = lambda lines: None,
 ) -> PairStores:
     """Both sides of a corpus as token ids; see `encode_lines`. Sentence n is line n."""
     folders = [
         None if directory is None else Path(directory) / side for side in ('source', 'target')
     ]
     return PairStores(
-        source=encode_lines(text.source, tokenizers.source, directory=folders[0], key=key),
-        target=encode_lines(text.target, tokenizers.target, directory=folders[1], key=key),
+        source=encode_lines(
+            text.source, tokenizers.source, directory=folders[0], key=key, progress=progress
+        ),
+        target=encode_lines(
+            text.target, tokenizers.target, directory=folders[1], key=key, progress=progress
+        ),
     )
 
 
@@ -214,10 +227,23 @@ def step_specs(
 
 
 def training_batches(
-    source: TokenStore, target: TokenStore, plan: Plan, **options: Any
+    source: TokenStore,
+    target: TokenStore,
+    plan: Plan,
+    *,
+    end_ids: tuple[int, int] = OUR_ENDS,
+    **options: Any,
 ) -> Iterator[StepBatch]:
-    """Batches of pairs, without end; `options` are those of `step_batches`."""
-    return step_batches(_Pairs(source, target), plan, **options)
+    """Batches of pairs, without end.
+
+    Args:
+        source: ids of all sentences, without end markers.
+        target: the same of the other side.
+        plan: which take part in which step.
+        end_ids: the end markers of both sides.
+        **options: those of `step_batches`.
+    """
+    return step_batches(_Pairs(source, target, end_ids=end_ids), plan, **options)
 
 
 def batch_specs(plan: Plan, **options: Any) -> tuple[dict[str, ArraySpec], ...]:
@@ -232,14 +258,19 @@ def examples_digest(examples: np.ndarray) -> str:
 
 
 def evaluation_batches(
-    source: TokenStore, target: TokenStore | None, plan: EvaluationPlan, **options: Any
+    source: TokenStore,
+    target: TokenStore | None,
+    plan: EvaluationPlan,
+    *,
+    end_ids: tuple[int, int] = OUR_ENDS,
+    **options: Any,
 ) -> Iterator[StepBatch]:
     """All batches of an evaluation, once; without `target` the arrays have a source side only.
 
-    `options` are those of `step_batches`. `StepBatch.example_ids` (`[rows]`, -1 for fill rows) says
-    where each row's result belongs.
+    `options` are those of `step_batches`, `end_ids` that of `training_batches`.
+    `StepBatch.example_ids` (`[rows]`, -1 for fill rows) says where each row's result belongs.
     """
-    pairs = _Pairs(source, target, target is not None)
+    pairs = _Pairs(source, target, target is not None, end_ids)
     return step_batches(pairs, plan, steps=plan.steps_per_epoch, **options)
 
 
@@ -250,6 +281,7 @@ class _Pairs:
     source: TokenStore | None
     target: TokenStore | None
     has_target: bool = True
+    end_ids: tuple[int, int] = OUR_ENDS
 
     @property
     def on_disk(self) -> bool:
@@ -257,9 +289,9 @@ class _Pairs:
 
     def arrays(self, planned: PlannedBatch, first_row: int, rows: int) -> Batch:
         assert self.source is not None
-        arrays = _side('source', self.source, planned, first_row, rows)
+        arrays = _side('source', self.source, planned, first_row, rows, self.end_ids[0])
         if self.target is not None:
-            arrays |= _side('target', self.target, planned, first_row, rows)
+            arrays |= _side('target', self.target, planned, first_row, rows, self.end_ids[1])
         return arrays
 
     def specs(self, shape: BatchShape, rows: int) -> dict[str, ArraySpec]:
@@ -323,7 +355,9 @@ def _filled(rows: int, multiple: int) -> int:
     return -(-rows // multiple) * multiple
 
 
-def _side(name: str, store: TokenStore, planned: PlannedBatch, first_row: int, rows: int) -> Batch:
+def _side(
+    name: str, store: TokenStore, planned: PlannedBatch, first_row: int, rows: int, end_id: int
+) -> Batch:
     """One side's arrays of `rows` rows from `first_row` on, all examples at once."""
     here = (planned.row >= first_row) & (planned.row < first_row + rows)
     width = getattr(planned.shape, f'{name}_length')
@@ -335,7 +369,7 @@ def _side(name: str, store: TokenStore, planned: PlannedBatch, first_row: int, r
     to = np.repeat(start, lengths) + position
     # The end marker takes the place after the last token that is kept; what a store holds there is
     # another sentence.
-    values = np.full(len(to), Tokenizer.eos_id, np.int32)
+    values = np.full(len(to), end_id, np.int32)
     is_token = np.ones(len(to), bool)
     is_token[ends - 1] = False
     values[is_token] = store.ids[(np.repeat(begins, lengths) + position)[is_token]]
@@ -359,20 +393,3 @@ def _read_ahead(builder: _Builder, threads: int | None) -> Iterator[StepBatch]:
         threads = 4 if builder.content.on_disk else 0
     options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=4 * threads)
     return iter(grain.MapDataset.source(builder).map(builder.build).to_iter_dataset(options))
-
-
-def _stored(directory: Path) -> TokenStore | None:
-    try:
-        return TokenStore.open(directory)
-    except UserError:  # not there, or damaged: written anew
-        return None
-
-
-def _encoded(lines: Iterable[str], tokenizer: LineEncoder) -> Iterator[np.ndarray]:
-    chunk: list[str] = []
-    for line in lines:
-        chunk.append(line)
-        if len(chunk) == _LINES_AT_ONCE:
-            yield from tokenizer.encode_batch(chunk)
-            chunk = []
-    yield from tokenizer.encode_batch(chunk)

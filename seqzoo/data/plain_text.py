@@ -5,7 +5,10 @@ lie below `--data-dir` a configuration says; where that is, the user.
 """
 
 import abc
-from collections.abc import Iterator, Mapping
+import functools
+import hashlib
+import re
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -22,6 +25,8 @@ if TYPE_CHECKING:
 
 _T = TypeVar('_T')
 
+_GUTENBERG_MARK = re.compile(r'\*\*\* ?(START|END) OF (?:THE|THIS) PROJECT GUTENBERG EBOOK')
+
 
 # By `FOLDER/NAME` below the data directory.
 PUBLIC_FILES: Mapping[str, PublicFile] = {
@@ -32,6 +37,14 @@ PUBLIC_FILES: Mapping[str, PublicFile] = {
     'tiny_shakespeare/input.txt': PublicFile(
         '86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed',
         'https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt',
+    ),
+    'war_and_peace/warandpeace.txt': PublicFile(
+        'bf5b273d9246268f96663c43c00a1055ae2e42c2262be32f7e43b48dd123451a',
+        'https://raw.githubusercontent.com/timbmg/RNNLM/4e5bddfd042beb3e1aa1f282954cc31567294c83/'
+        'data/warandpeace.txt',
+    ),
+    'wikitext2/wiki.valid.raw': PublicFile(
+        '4cd0f6876d07a413aa911261ff6d363c72d757d47f0fdd6015702014c89cb9c7'
     ),
     'ptb/ptb.train.txt': PublicFile(
         'fcea919f6cf83f35d4d00c6cbf08040d13d4155226340912e2fef9c9c4102cbf'
@@ -175,7 +188,7 @@ class CutFile(PlainText):
             'dev': (train, train + self.dev_share),
             'test': (train + self.dev_share, 1.0),
         }
-        found = _Range(path, *_cuts(path, self._of(split, shares)))
+        found = _Range(path, *_cuts(path, self._of(split, shares), *self._body(path)))
         if not any(line and not line.isspace() for line in found):
             raise UserError(
                 f'{path}: its {split} part is empty (corpus.dev_share {self.dev_share:g}, '
@@ -184,12 +197,67 @@ class CutFile(PlainText):
             )
         return found
 
+    def _body(self, path: Path) -> tuple[int, int | None]:
+        """The lines that are text: from which one on, and before which; `None` is the end."""
+        del path
+        return 0, None
+
+
+@dataclass(frozen=True, kw_only=True)
+class GutenbergFile(CutFile):
+    """A book of Project Gutenberg, cut likewise; what stands before and behind the book itself is
+    left out.
+    """
+
+    def _body(self, path: Path) -> tuple[int, int | None]:
+        marks: dict[str, int] = {}
+        for number, line in enumerate(read_lines(path)):
+            if found := _GUTENBERG_MARK.match(line):
+                marks.setdefault(found[1], number)
+        if not 0 <= marks.get('START', -1) < marks.get('END', -1):
+            raise UserError(
+                f'{path} has no lines *** START OF and *** END OF THE PROJECT GUTENBERG EBOOK '
+                'around a book; give a file as Project Gutenberg has it, or take CutFile for it'
+            )
+        return marks['START'] + 1, marks['END']
+
+
+@dataclass(frozen=True, kw_only=True)
+class Together(PlainText):
+    """Several texts, one after the other in each split.
+
+    Attributes:
+        parts: the texts.
+    """
+
+    parts: tuple[PlainText, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not self.parts:
+            raise UserError('corpus.parts is empty; name the texts that are read together')
+
+    @property
+    def name(self) -> str:
+        return ' + '.join(part.name for part in self.parts)
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        return tuple(f'{part.folder}/{file}' for part in self.parts for file in part.files)
+
+    def lines(self, split: str, data_dir: Path | None) -> Lines:
+        return _Chain(tuple(part.lines(split, data_dir) for part in self.parts))
+
+    def prepare(
+        self, data_dir: Path | None, progress: 'ProgressCallback | None' = None
+    ) -> list[str]:
+        return [said for part in self.parts for said in part.prepare(data_dir, progress)]
+
 
 @dataclass(frozen=True)
 class _Chain:
-    """Several files, one after the other."""
+    """Several texts, one after the other."""
 
-    parts: tuple[FileLines, ...]
+    parts: tuple[Lines, ...]
 
     def __len__(self) -> int:
         return sum(map(len, self.parts))
@@ -206,6 +274,14 @@ class _Range:
     start: int
     stop: int
 
+    @functools.cached_property
+    def whole(self) -> str:
+        """Hash of the whole file: with another one this part has other lines."""
+        digest = hashlib.sha256()
+        for line in read_lines(self.path):
+            digest.update(f'{line}\n'.encode())
+        return digest.hexdigest()
+
     def __len__(self) -> int:
         return self.stop - self.start
 
@@ -213,14 +289,22 @@ class _Range:
         return islice(read_lines(self.path), self.start, self.stop)
 
 
+def cut_from(texts: Iterable[Lines]) -> str | None:
+    """Hash of the files of which texts are parts; `None` where each has a file of its own."""
+    parts = [p for text in texts for p in (text.parts if isinstance(text, _Chain) else (text,))]
+    found = dict.fromkeys(part.whole for part in parts if isinstance(part, _Range))
+    return hashlib.sha256(' '.join(found).encode()).hexdigest() if found else None
+
+
 def _counted(path: Path) -> FileLines:
     return FileLines(path=path, count=sum(1 for _ in read_lines(path)))
 
 
-def _cuts(path: Path, shares: tuple[float, float]) -> tuple[int, int]:
-    """Behind how many lines each share of the characters of a file is reached."""
-    ends = np.cumsum([len(line) + 1 for line in read_lines(path)], dtype=np.int64)
+def _cuts(path: Path, shares: tuple[float, float], begin: int, end: int | None) -> tuple[int, int]:
+    """Behind how many lines each share of the characters between two lines is reached."""
+    text = islice(read_lines(path), begin, end)
+    ends = np.cumsum([len(line) + 1 for line in text], dtype=np.int64)
     if not len(ends):
-        return 0, 0
+        return begin, begin
     first, last = (int(np.searchsorted(ends, share * ends[-1])) + (share > 0) for share in shares)
-    return first, last
+    return begin + first, begin + last

@@ -71,7 +71,7 @@ class TextPlan:
         random_offset: bool = False,
         seed: int = 0,
     ):
-        _refuse_options_of_sentences(config)
+        refuse_options_of_sentences(config)
         self.num_tokens, self.order, self.seed = num_tokens, order, seed
         self.length = config.max_length
         self.rows = config.tokens // config.max_length
@@ -257,7 +257,8 @@ def _planned(step: int, shape: BatchShape, starts: np.ndarray, lengths: np.ndarr
     )
 
 
-def _refuse_options_of_sentences(config: BatchConfig) -> None:
+def refuse_options_of_sentences(config: BatchConfig) -> None:
+    """Raises `UserError` where a configuration says of a text what can be said of sentences."""
     usual = BatchConfig()
     for name in _OF_SENTENCES:
         if getattr(config, name) != getattr(usual, name):

@@ -26,6 +26,23 @@ UNIVERSAL_TAGS = (
     *('PROPN', 'PUNCT', 'SCONJ', 'SYM', 'VERB', 'X'),
 )
 
+_EWT_2_16 = {
+    'train': '3fb78e2b55482c8ee00caa653af436c88c9e5bc9a73ce26e4ae3ddc79d2b7e7b',
+    'dev': '531a54ff90d6ab12201c5a50c3e78e6ddac4de69abc4bce5d275d3cd29efe2b6',
+}
+# As TFDS lists them, with the addresses.
+_EWT_2_10 = {
+    'train': 'e6a3784727e7726d4f1c2e10ff22dcd0ddeb8869ad6f85b73bb1ff5ef798e944',
+    'dev': 'ef962ac05d844eaff46eeded125937129bfc0876d43963d66810cb73ffa8f5df',
+    'test': '465100c5b6fb606725068dc70680d65cc047fbb4ae25195375618bc6353a4e58',
+}
+
+
+def _ewt(part: str, release: str, sha256: str) -> PublicFile:
+    """A file of a release, which the treebank's repository marks by a tag."""
+    place = 'https://raw.githubusercontent.com/UniversalDependencies/UD_English-EWT'
+    return PublicFile(sha256, f'{place}/r{release}/en_ewt-ud-{part}.conllu')
+
 
 @dataclass(frozen=True, kw_only=True)
 class UniversalDependencies(TaggedData):
@@ -36,6 +53,8 @@ class UniversalDependencies(TaggedData):
         train, dev, test: which part each split is. `dev=None`: a tenth of the documents of the
             training part are set aside, so that results can be reported on the part 'dev'.
         seed: which documents are set aside.
+        release: which one `seqzoo data prepare` fetches and checks, of the English Web Treebank;
+            the checksum of the test part is known for 2.10 alone.
     """
 
     folder: str = 'ud_english_ewt'
@@ -44,20 +63,19 @@ class UniversalDependencies(TaggedData):
     dev: str | None = 'dev'
     test: str = 'test'
     seed: int = 0
+    release: Literal['2.16', '2.10'] = '2.16'
 
-    published: ClassVar = {
-        'en_ewt-ud-train.conllu': PublicFile(
-            '3fb78e2b55482c8ee00caa653af436c88c9e5bc9a73ce26e4ae3ddc79d2b7e7b'
-        ),
-        'en_ewt-ud-dev.conllu': PublicFile(
-            '531a54ff90d6ab12201c5a50c3e78e6ddac4de69abc4bce5d275d3cd29efe2b6'
-        ),
-    }
+    def __post_init__(self) -> None:
+        if self.release not in ('2.16', '2.10'):
+            raise UserError(f"corpus.release is {self.release!r}; choose '2.16' or '2.10'")
 
     @property
     def files(self) -> Mapping[str, PublicFile]:
-        parts = {self._file(part) for part in (self.train, self.dev, self.test) if part}
-        return {name: file for name, file in self.published.items() if name in parts}
+        digests = _EWT_2_16 if self.release == '2.16' else _EWT_2_10
+        parts = [part for part in (self.train, self.dev, self.test) if part in digests]
+        if self.treebank != 'en_ewt':
+            return {}
+        return {self._file(part): _ewt(part, self.release, digests[part]) for part in parts}
 
     @property
     def classes(self) -> tuple[str, ...]:

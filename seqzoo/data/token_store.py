@@ -6,6 +6,7 @@ time.
 """
 
 import contextlib
+import fcntl
 import functools
 import hashlib
 import json
@@ -14,13 +15,16 @@ import shutil
 import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, BinaryIO, Self
+from typing import IO, Any, BinaryIO, Self
 
 import numpy as np
 
 from seqzoo.errors import UserError
 
 _WRITE_AT_ONCE = 1 << 20  # ids held back before they go to disk
+_NOTE_EVERY = 1 << 23  # ids between two notes of how far the writing is
+_PROGRESS = 'progress.json'
+_HEADER_BYTES = 128  # of a .npy file, as `_write_header` writes it
 
 
 class TokenStore:
@@ -59,6 +63,22 @@ class TokenStore:
         ids = np.concatenate(arrays) if arrays else np.zeros(0, np.int32)
         hasher = _Hasher()
         hasher.update(ids, np.diff(offsets))
+        return cls(ids, offsets, fingerprint=hasher.digest(), metadata=metadata)
+
+    @classmethod
+    def from_chunks(
+        cls,
+        chunks: Iterable[tuple[np.ndarray, np.ndarray]],
+        metadata: dict[str, Any] | None = None,
+    ) -> Self:
+        """A store in memory from ids of several sentences each, with their lengths."""
+        parts = list(chunks)
+        lengths = np.concatenate([np.zeros(0, np.int32), *(part[1] for part in parts)])
+        ids = np.concatenate([np.zeros(0, np.int32), *(part[0] for part in parts)])
+        offsets = np.zeros(len(lengths) + 1, np.int64)
+        np.cumsum(lengths, out=offsets[1:])
+        hasher = _Hasher()
+        hasher.update(ids, lengths)
         return cls(ids, offsets, fingerprint=hasher.digest(), metadata=metadata)
 
     @classmethod
@@ -111,7 +131,24 @@ class TokenStore:
     @functools.cached_property
     def lengths(self) -> np.ndarray:
         """`[sentences]` int32: tokens in each sentence, without an end marker."""
-        return np.diff(self.offsets).astype(np.int32)
+        lengths = np.empty(len(self), np.int32)
+        # By parts, and from a file of its own: a mapped page that was once read stays in memory.
+        for first, ends in self._offset_parts():
+            np.subtract(
+                ends[1:], ends[:-1], out=lengths[first : first + len(ends) - 1], casting='unsafe'
+            )
+        return lengths
+
+    def _offset_parts(self) -> Iterator[tuple[int, np.ndarray]]:
+        """Parts of `offsets` that overlap by one, with where they begin."""
+        if self.directory is None:
+            yield 0, self.offsets
+            return
+        for first in range(0, len(self), _WRITE_AT_ONCE):
+            count = min(_WRITE_AT_ONCE, len(self) - first) + 1
+            with (self.directory / 'offsets.npy').open('rb') as file:
+                file.seek(_HEADER_BYTES + 8 * first)
+                yield first, np.frombuffer(file.read(8 * count), np.int64)
 
 
 def _restore(
@@ -126,26 +163,50 @@ class TokenStoreWriter:
     A context manager. The folder appears under its name, complete, when the block ends; if the
     block fails nothing stays behind. An existing folder of that name is replaced.
 
+    With `resume` what was written goes on: every few hundred megabytes the writer notes how far it
+    is, and the next one for the same folder and metadata begins there, even if this one is killed
+    or the machine loses power. `sentences` says how many there are already.
+
     Args:
         directory: the folder to make.
         metadata: JSON values to keep beside the ids.
+        resume: take up, and leave behind, unfinished work. While another process is at it, work
+            begins anew in a folder of its own, and whoever is done first has the name.
     """
 
-    def __init__(self, directory: str | Path, metadata: dict[str, Any] | None = None):
+    def __init__(
+        self,
+        directory: str | Path,
+        metadata: dict[str, Any] | None = None,
+        *,
+        resume: bool = False,
+    ):
         self.directory = Path(directory)
         self.metadata = metadata or {}
+        self.sentences = 0
+        self._resume = resume
+        self._lock: IO[str] | None = None
+        self._temporary: Path | None = None
         self._hasher = _Hasher()
-        self._pending: list[np.ndarray] = []
+        self._pending: list[tuple[np.ndarray, np.ndarray]] = []
         self._pending_ids = 0
-        self._sentences = 0
         self._tokens = 0
+        self._written = 0  # sentences in the files
+        self._noted = 0  # tokens in the files when they were last noted
 
     def __enter__(self) -> Self:
         self.directory.parent.mkdir(parents=True, exist_ok=True)
-        prefix = f'.{self.directory.name}-'
-        self._temporary = Path(tempfile.mkdtemp(prefix=prefix, dir=self.directory.parent))
-        self._ids = (self._temporary / 'ids.npy').open('wb')
-        self._offsets = (self._temporary / 'offsets.npy').open('wb')
+        self._temporary = self._take_up() if self._resume else None
+        if self._temporary is None:
+            prefix = f'.{self.directory.name}-'
+            self._temporary = Path(tempfile.mkdtemp(prefix=prefix, dir=self.directory.parent))
+        mode = 'r+b' if self._written else 'wb'
+        self._ids = (self._temporary / 'ids.npy').open(mode)
+        self._offsets = (self._temporary / 'offsets.npy').open(mode)
+        if self._written:
+            self._ids.seek(0, os.SEEK_END)
+            self._offsets.seek(0, os.SEEK_END)
+            return self
         _write_header(self._ids, np.int32, 0)
         _write_header(self._offsets, np.int64, 0)
         self._offsets.write(np.zeros(1, np.int64).tobytes())
@@ -154,35 +215,113 @@ class TokenStoreWriter:
     def add(self, sentence: Any) -> None:
         """Appends one sentence, a sequence of ids."""
         array = np.asarray(sentence, np.int32)
-        self._pending.append(array)
-        self._pending_ids += len(array) + 1  # empty sentences must not pile up either
-        if self._pending_ids >= _WRITE_AT_ONCE:
-            self._flush()
+        self.add_encoded(array, np.array([len(array)], np.int32))
 
     def add_batch(self, sentences: Iterable[Any]) -> None:
         """Appends several sentences."""
         for sentence in sentences:
             self.add(sentence)
 
+    def add_encoded(self, ids: np.ndarray, lengths: np.ndarray) -> None:
+        """Appends several sentences, `[tokens]` ids one after the other and `[sentences]`
+        lengths.
+        """
+        self._pending.append((ids, lengths))
+        self.sentences += len(lengths)
+        self._pending_ids += len(ids) + len(lengths)  # empty ones must not pile up either
+        if self._pending_ids >= _WRITE_AT_ONCE:
+            self._flush()
+            if self._lock is not None and self._tokens - self._noted >= _NOTE_EVERY:
+                self._note_progress()
+
     def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
+        assert self._temporary is not None
         try:
             if kind is None:
                 self._finish()
         finally:
             self._ids.close()
             self._offsets.close()
-            shutil.rmtree(self._temporary, ignore_errors=True)
+            if kind is None or not (self._temporary / _PROGRESS).exists():
+                shutil.rmtree(self._temporary, ignore_errors=True)
+            if self._lock is not None:
+                self._lock.close()
+
+    def _take_up(self) -> Path | None:
+        """The folder of unfinished work, this process alone at it; `None` if another one is."""
+        folder = self.directory.with_name(f'.{self.directory.name}.partial')
+        folder.mkdir(exist_ok=True)
+        lock = (folder / 'lock').open('a')
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:  # taken, or a file system without locks
+            lock.close()
+            return None
+        here = folder / 'lock'
+        if not here.exists() or here.stat().st_ino != os.fstat(lock.fileno()).st_ino:
+            lock.close()  # the other process has just finished, and the folder its final name
+            return None
+        self._lock = lock
+        try:
+            note = json.loads((folder / _PROGRESS).read_text('utf-8'))
+            if note['metadata'] != self.metadata:
+                raise ValueError('the work of another text or tokenizer')
+            self._restore(folder, note['sentences'], note['tokens'])
+        except (OSError, ValueError, KeyError, TypeError):
+            (folder / _PROGRESS).unlink(missing_ok=True)
+            self._hasher, self._tokens, self._written, self.sentences = _Hasher(), 0, 0, 0
+        return folder
+
+    def _restore(self, folder: Path, sentences: int, tokens: int) -> None:
+        """Cuts the files back to what was noted and hashes it again."""
+        sizes = (('ids.npy', np.int32, tokens), ('offsets.npy', np.int64, sentences + 1))
+        for name, dtype, count in sizes:
+            with (folder / name).open('r+b') as file:
+                whole = _HEADER_BYTES + np.dtype(dtype).itemsize * count
+                if file.seek(0, os.SEEK_END) < whole:
+                    raise ValueError(f'{name} is shorter than noted')
+                file.truncate(whole)
+        with (folder / 'ids.npy').open('rb') as ids, (folder / 'offsets.npy').open('rb') as offsets:
+            ids.seek(_HEADER_BYTES)
+            offsets.seek(_HEADER_BYTES)
+            before = np.frombuffer(offsets.read(8), np.int64)
+            while chunk := offsets.read(8 * _WRITE_AT_ONCE):
+                ends = np.frombuffer(chunk, np.int64)
+                lengths = np.diff(ends, prepend=before)
+                part = np.frombuffer(ids.read(4 * int(lengths.sum())), np.int32)
+                if len(part) != lengths.sum():
+                    raise ValueError('the files do not belong together')
+                self._hasher.update(part, lengths)
+                before = ends[-1:]
+        if before[0] != tokens:
+            raise ValueError('the files do not belong together')
+        self._tokens, self._written, self.sentences = tokens, sentences, sentences
+        self._noted = tokens
+
+    def _note_progress(self) -> None:
+        assert self._temporary is not None
+        for file in (self._ids, self._offsets):
+            file.flush()
+            os.fsync(file.fileno())
+        note = {'metadata': self.metadata, 'sentences': self._written, 'tokens': self._tokens}
+        new = self._temporary / f'{_PROGRESS}.new'
+        with new.open('w', encoding='utf-8') as file:
+            json.dump(note, file)
+            file.flush()
+            os.fsync(file.fileno())
+        new.replace(self._temporary / _PROGRESS)
+        self._noted = self._tokens
 
     def _flush(self) -> None:
         if not self._pending:
             return
-        ids = np.concatenate(self._pending)
-        lengths = np.array([len(array) for array in self._pending], np.int64)
+        ids = np.concatenate([part[0] for part in self._pending])
+        lengths = np.concatenate([part[1] for part in self._pending]).astype(np.int64)
         self._hasher.update(ids, lengths)
         self._ids.write(ids.tobytes())
         self._offsets.write((self._tokens + np.cumsum(lengths)).tobytes())
         self._tokens += len(ids)
-        self._sentences += len(lengths)
+        self._written += len(lengths)
         self._pending.clear()
         self._pending_ids = 0
 
@@ -192,17 +331,20 @@ class TokenStoreWriter:
         # purpose.
         for file, dtype, count in (
             (self._ids, np.int32, self._tokens),
-            (self._offsets, np.int64, self._sentences + 1),
+            (self._offsets, np.int64, self._written + 1),
         ):
             file.seek(0)
             _write_header(file, dtype, count)
             file.flush()
             os.fsync(file.fileno())
         note = {
-            'sentences': self._sentences,
+            'sentences': self._written,
             'fingerprint': self._hasher.digest(),
             'metadata': self.metadata,
         }
+        assert self._temporary is not None
+        for name in (_PROGRESS, 'lock'):
+            (self._temporary / name).unlink(missing_ok=True)
         (self._temporary / 'store.json').write_text(json.dumps(note), 'utf-8')
         self._temporary.chmod(0o755)  # mkdtemp lets only its owner in
         if self.directory.exists():
@@ -213,6 +355,7 @@ class TokenStoreWriter:
         self._temporary_to_final()
 
     def _temporary_to_final(self) -> None:
+        assert self._temporary is not None
         try:
             self._temporary.rename(self.directory)
         except OSError:

@@ -52,6 +52,11 @@ class TokenizerConfig:
     moses: bool = False
     sample: int | None = None
 
+    @property
+    def begin_id(self) -> int:
+        """The id that a decoder reads first."""
+        return BEGIN
+
     def __post_init__(self) -> None:
         if self.kind not in ('bpe', 'unigram', 'word', 'char'):
             raise UserError(
@@ -84,20 +89,25 @@ class TokenizerConfig:
 
 def hash_text(
     lines: Iterable[str], config: TokenizerConfig, languages: list[str]
-) -> tuple[str, bool]:
-    """Fingerprint of the training text and all that shapes the result; and whether it is empty."""
+) -> tuple[str, bool, int]:
+    """Fingerprint of the training text and all that shapes the result; whether it is empty; and how
+    many lines it has.
+    """
     settings = {**asdict(config), 'languages': languages if config.moses else None}
     settings.pop('source_vocab_size')  # here a side has one size
     hasher = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
-    empty = True
+    empty, count = True, 0
     for line in lines:
+        count += 1
         empty = empty and not line.strip()
         hasher.update(line.encode('utf-8', 'surrogatepass') + b'\n')
-    return hasher.hexdigest(), empty
+    return hasher.hexdigest(), empty, count
 
 
-def sample_lines(sides: Sides, count: int) -> list[tuple[list[str], str]]:
-    """An even draw of `count` lines over all sides, in one pass (reservoir sampling)."""
+def sample_lines(sides: Sides, count: int) -> tuple[list[tuple[list[str], str]], int]:
+    """An even draw of `count` lines over all sides, in one pass (reservoir sampling), and how many
+    lines there were.
+    """
     generator = random.Random(0)
     kept: list[tuple[int, int, str]] = []
     number = 0
@@ -109,10 +119,11 @@ def sample_lines(sides: Sides, count: int) -> list[tuple[list[str], str]]:
                 kept[place] = (side, number, line)
             number += 1
     kept.sort()
-    return [
+    drawn = [
         ([line for own, _, line in kept if own == side], language)
         for side, (_, language) in enumerate(sides)
     ]
+    return drawn, number
 
 
 def preprocessed(sides: Sides, config: TokenizerConfig) -> Iterator[str]:

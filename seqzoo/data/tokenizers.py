@@ -17,7 +17,7 @@ import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Protocol, Self
 
 import numpy as np
 
@@ -37,6 +37,7 @@ from seqzoo.data.tokenizer_training import (
 from seqzoo.errors import UserError
 
 __all__ = [
+    'PieceTokenizer',
     'Tokenizer',
     'TokenizerConfig',
     'TokenizerPair',
@@ -51,6 +52,7 @@ class Tokenizer:
     Attributes:
         config: the settings it was trained with.
         language: whose Moses rules apply, where `config.moses` asks for them.
+        learnt_from: how many lines it learnt from, of how many; `None` where nobody noted it.
     """
 
     pad_id = PAD
@@ -58,11 +60,19 @@ class Tokenizer:
     bos_id = BEGIN
     eos_id = END
 
-    def __init__(self, model: bytes, config: TokenizerConfig, language: str = 'en'):
+    def __init__(
+        self,
+        model: bytes,
+        config: TokenizerConfig,
+        language: str = 'en',
+        *,
+        learnt_from: tuple[int, int] | None = None,
+    ):
         import sentencepiece
 
         self.config = config
         self.language = language
+        self.learnt_from = learnt_from
         self._model = model
         try:
             self._processor = sentencepiece.SentencePieceProcessor(model_proto=model)
@@ -80,6 +90,12 @@ class Tokenizer:
                 '1, 2, 3); train it with --pad_id=0 --unk_id=1 --bos_id=2 --eos_id=3'
             )
         self._moses: Any = None
+        self._threads: int | None = None  # as many as there are cores
+
+    @property
+    def model(self) -> bytes:
+        """The SentencePiece model, as in its file."""
+        return self._model
 
     @property
     def vocab_size(self) -> int:
@@ -90,6 +106,11 @@ class Tokenizer:
     def line_end(self) -> int:
         """The id that closes each line of running text: the end marker."""
         return END
+
+    @property
+    def prompt_start(self) -> tuple[int, ...]:
+        """What is read before a prompt: what closes the line before it."""
+        return (END,)
 
     @property
     def stop_id(self) -> int:
@@ -115,7 +136,7 @@ class Tokenizer:
 
     def for_language(self, language: str) -> Self:
         """The same model with the Moses rules of another language."""
-        return type(self)(self._model, self.config, language)
+        return type(self)(self._model, self.config, language, learnt_from=self.learnt_from)
 
     def encode(self, line: str) -> np.ndarray:
         """`[length]` int32 ids of one line, without begin and end markers."""
@@ -124,7 +145,12 @@ class Tokenizer:
     def encode_batch(self, lines: Sequence[str]) -> list[np.ndarray]:
         """Ids of several lines, each `[length]` int32, without begin and end markers."""
         prepared = [self.preprocess(line) for line in lines]
-        return [np.array(ids, np.int32) for ids in self._processor.encode(prepared, out_type=int)]
+        found = self._processor.encode(prepared, out_type=int, num_threads=self._threads)
+        return [np.array(ids, np.int32) for ids in found]
+
+    def use_one_thread(self) -> None:
+        """From now on uses one core; otherwise a batch is cut on all of them."""
+        self._threads = 1
 
     def encode_text(self, lines: Sequence[str]) -> list[np.ndarray]:
         """Ids of lines of running text, each `[length]` int32 and closed by `line_end`."""
@@ -168,6 +194,7 @@ class Tokenizer:
             'config': asdict(self.config),
             'language': self.language,
             'fingerprint': self.fingerprint,
+            'learnt_from': self.learnt_from,
         }
         write_atomically(Path(f'{path}.json'), json.dumps(note, indent=1).encode())
         write_atomically(path, self._model)  # last: where the model is, its settings are
@@ -183,7 +210,13 @@ class Tokenizer:
         try:
             model = path.read_bytes()
             note = json.loads(Path(f'{path}.json').read_bytes())
-            tokenizer = cls(model, TokenizerConfig(**note['config']), note['language'])
+            seen = note.get('learnt_from')
+            tokenizer = cls(
+                model,
+                TokenizerConfig(**note['config']),
+                note['language'],
+                learnt_from=None if seen is None else (int(seen[0]), int(seen[1])),
+            )
         except OSError as error:
             raise UserError(
                 f'{error.filename}: cannot be read ({error.strerror}); a tokenizer needs it'
@@ -217,12 +250,66 @@ class Tokenizer:
         return self._moses
 
 
+class PieceTokenizer(Protocol):
+    """What cuts one side of a translation into pieces: ours, or one that came with weights."""
+
+    @property
+    def pad_id(self) -> int:
+        """The id that fills outputs up."""
+        ...
+
+    @property
+    def bos_id(self) -> int:
+        """The id that the decoder reads first."""
+        ...
+
+    @property
+    def eos_id(self) -> int:
+        """The id that closes a sentence."""
+        ...
+
+    @property
+    def vocab_size(self) -> int:
+        """Pieces, specials included."""
+        ...
+
+    @property
+    def fingerprint(self) -> Any:
+        """Text: a hash of everything that changes what `encode` returns."""
+        ...
+
+    def encode(self, line: str) -> np.ndarray:
+        """`[length]` int32 ids of one line, without begin and end markers."""
+        ...
+
+    def encode_batch(self, lines: Sequence[str]) -> list[np.ndarray]:
+        """Ids of several lines."""
+        ...
+
+    def decode(self, ids: Any, *, detokenize: bool = True) -> str:
+        """Text of some ids, up to the first end marker."""
+        ...
+
+    def pieces(self, ids: Any) -> list[str]:
+        """The piece of every id: labels for pictures and tables."""
+        ...
+
+    def preprocess(self, line: str) -> str:
+        """What is done to a line before it is cut into pieces."""
+        ...
+
+
 @dataclass(frozen=True)
 class TokenizerPair:
     """The tokenizers of both sides; one and the same model if joint."""
 
-    source: Tokenizer
-    target: Tokenizer
+    source: PieceTokenizer
+    target: PieceTokenizer
+
+    @property
+    def end_ids(self) -> tuple[int, int]:
+        """The end markers of both sides."""
+        return self.source.eos_id, self.target.eos_id
 
     @property
     def fingerprint(self) -> str:
@@ -288,11 +375,12 @@ def _train(
     def text() -> Iterator[str]:
         return (line for lines, _ in sides for line in lines)
 
+    total = None
     if config.sample is not None:
-        sides = sample_lines(sides, config.sample)
+        sides, total = sample_lines(sides, config.sample)
     elif any(iter(lines) is lines for lines, _ in sides):  # an iterator can be read only once
         sides = [(list(lines), own) for lines, own in sides]
-    fingerprint, empty = hash_text(text(), config, [own for _, own in sides])
+    fingerprint, empty, lines = hash_text(text(), config, [own for _, own in sides])
     if empty:
         raise UserError(
             'there is no text to train the tokenizer on: every training line is empty; check the '
@@ -304,7 +392,10 @@ def _train(
     if path is not None and path.is_file():
         return Tokenizer.load(path)
     tokenizer = Tokenizer(
-        train_sentencepiece(preprocessed(sides, config), config), config, language
+        train_sentencepiece(preprocessed(sides, config), config),
+        config,
+        language,
+        learnt_from=(lines, lines if total is None else total),
     )
     if path is not None:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -29,6 +29,8 @@ from seqzoo.data.tokenizers import write_atomically
 from seqzoo.errors import UserError
 
 UNKNOWN, END_OF_LINE = '<unk>', '<eos>'
+# Words with apostrophes and hyphens inside them; other signs stand alone.
+WORD_OR_SIGN = re.compile(r"\w+(?:['’-]\w+)*|[^\w\s]")
 _NOT_LETTERS = re.compile('[^A-Za-z]+')
 _MISSING_CHARACTER = '�'  # what `decode_text` writes for an unknown character
 
@@ -142,9 +144,12 @@ class Words(VocabularyConfig):
 
     Attributes:
         vocab_size: entries at most, these two included: the most frequent words; `None`: all words.
+        signs: punctuation marks are words of their own, for text in which they are written without
+            a space.
     """
 
     vocab_size: int | None = None
+    signs: bool = False
 
     def __post_init__(self) -> None:
         if self.vocab_size is not None and self.vocab_size < 3:
@@ -170,10 +175,10 @@ class Words(VocabularyConfig):
         return True
 
     def units(self, line: str) -> list[str]:
-        return line.split()
+        return WORD_OR_SIGN.findall(line) if self.signs else line.split()
 
     def whole_line(self, line: str) -> list[str]:
-        return [*line.split(), END_OF_LINE]
+        return [*self.units(line), END_OF_LINE]
 
     def join(self, units: Sequence[str]) -> str:
         lines = ' '.join('\n' if unit == END_OF_LINE else unit for unit in units)
@@ -212,6 +217,11 @@ class Vocabulary:
         return self._ids[self.config.line_end]
 
     @property
+    def prompt_start(self) -> tuple[int, ...]:
+        """What is read before a prompt: what closes the line before it."""
+        return (self.line_end,)
+
+    @property
     def stop_id(self) -> int | None:
         """The id at which a line is over; `None` where lines leave no trace in the text."""
         return self.line_end if self.config.lines_end else None
@@ -220,6 +230,8 @@ class Vocabulary:
     def fingerprint(self) -> str:
         """Hash of the entries and of everything that changes what `encode` returns."""
         rules = [type(self.config).__name__, self.config.line_end, self.config.has_unknown]
+        if getattr(self.config, 'signs', False):
+            rules.append('signs')
         return hashlib.sha256(json.dumps([rules, self.entries]).encode()).hexdigest()
 
     def encode(self, line: str) -> np.ndarray:

@@ -12,13 +12,13 @@ from typing import Literal
 
 import numpy as np
 
-from seqzoo.data.vocabularies import UNKNOWN, by_frequency
+from seqzoo.data.vocabularies import END_OF_LINE, UNKNOWN, WORD_OR_SIGN, by_frequency
 from seqzoo.errors import UserError
 
+# As Peters et al. 2018 number them, plus 1, for 0 is no word; 257 is the beginning of a sentence.
+_LINE_END, _WORD_BEGIN, _WORD_END, _FILLING = 258, 259, 260, 261
 _MARKUP = re.compile(r'<[^<>]{1,20}>')
-# Words with apostrophes and hyphens inside them; other signs stand alone, or are left out.
 _WORD = re.compile(r"\w+(?:['’-]\w+)*")
-_WORD_OR_SIGN = re.compile(r"\w+(?:['’-]\w+)*|[^\w\s]")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,10 +67,15 @@ class TextConfig(WordListConfig):
 
     def words(self, text: str) -> list[str]:
         """The words of a text, those that are kept; their case is left alone."""
-        found = (_WORD_OR_SIGN if self.signs else _WORD).findall(_MARKUP.sub(' ', text))
+        found = (WORD_OR_SIGN if self.signs else _WORD).findall(without_markup(text))
         if self.max_words is None or len(found) <= self.max_words:
             return found
         return found[-self.max_words :] if self.keep == 'last' else found[: self.max_words]
+
+
+def without_markup(text: str) -> str:
+    """A text with a space for each `<br />` and its like."""
+    return _MARKUP.sub(' ', text)
 
 
 class WordList:
@@ -121,4 +126,21 @@ def encode_characters(words: Sequence[str], characters: WordList, width: int) ->
         head = width // 2
         kept = word if len(word) <= width else word[:head] + word[head - width :]
         row[: len(kept)] = characters.encode(kept) + 1
+    return found
+
+
+def encode_bytes(words: Sequence[str], width: int) -> np.ndarray:
+    """The spelling of words in UTF-8: `[length, width]` int16, for `layers.spelling`.
+
+    A word is the mark of its beginning, its bytes plus 1, the mark of its end, and filling up to
+    `width`; of a longer one the beginning is kept. `<eos>`, the end of a line, is one sign.
+    """
+    found = np.full((len(words), width), _FILLING, np.int16)
+    found[:, 0] = _WORD_BEGIN
+    for row, word in zip(found, words, strict=True):
+        signs = np.frombuffer(word.encode('utf-8')[: width - 2], np.uint8).astype(np.int16) + 1
+        if word == END_OF_LINE:
+            signs = np.array([_LINE_END], np.int16)
+        row[1 : 1 + len(signs)] = signs
+        row[1 + len(signs)] = _WORD_END
     return found

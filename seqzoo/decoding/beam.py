@@ -38,6 +38,7 @@ from seqzoo.decoding.base import (
     same_parents,
 )
 from seqzoo.errors import UserError
+from seqzoo.parallel.loops import loop_over
 
 _T = TypeVar('_T')
 _CHUNK = 128  # columns whose maximum stands for them in the first stage of `best_extensions`
@@ -274,9 +275,10 @@ def beam_search(
         )
 
     first = _first_state(cache, first_tokens(bos, batch, beams), keep, max_length)
-    last = lax.while_loop(
-        lambda state: (state.time < max_length) & ~jnp.all(state.done), body, first
-    )
+    with loop_over('decode_loop'):
+        last = lax.while_loop(
+            lambda state: (state.time < max_length) & ~jnp.all(state.done), body, first
+        )
     return Decoded(
         tokens=_trace_back(last, eos, pad),
         scores=last.finished.scores,

@@ -21,6 +21,7 @@ from seqzoo.decoding.base import (
     row_limits,
     same_parents,
 )
+from seqzoo.parallel.loops import loop_over
 
 # (logits [batch, beams, vocab], time []) -> tokens [batch, beams]
 Choose = Callable[[jax.Array, jax.Array], jax.Array]
@@ -113,7 +114,8 @@ def advance(
         more = ~jnp.all(state.done)
         return more if until is None else more & (state.time < until)
 
-    return lax.while_loop(goes_on, body, unfinished)
+    with loop_over('decode_loop'):
+        return lax.while_loop(goes_on, body, unfinished)
 
 
 def result(unfinished: Unfinished, length_penalty: float | jax.Array = 0.0) -> Decoded:

@@ -29,7 +29,7 @@ from seqzoo.layers.masks import (
 )
 from seqzoo.layers.ring_attention import ring_attention
 from seqzoo.parallel import shards
-from seqzoo.parallel.axes import constrain
+from seqzoo.parallel.axes import constrain, target_platform
 
 Implementation = Literal['auto', 'xla', 'splash', 'cudnn', 'ring']
 
@@ -177,7 +177,7 @@ def choose_implementation(
         'cudnn': attention_kernels.cudnn_obstacle(query, key, value, dropout_rate),
     }
     if implementation == 'auto':
-        fused = {'tpu': 'splash', 'gpu': 'cudnn'}.get(jax.default_backend())
+        fused = {'tpu': 'splash', 'gpu': 'cudnn'}.get(target_platform())
         if fused is None or obstacles[fused] or key.shape[1] < FUSED_FROM_LENGTH:
             return 'xla'
         return 'splash' if fused == 'splash' else 'cudnn'

@@ -9,6 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from seqzoo.parallel.axes import target_platform
 from seqzoo.parallel.shards import Place, per_device
 
 _BLOCK = 128  # the lane width of a TPU: lengths are padded to a multiple
@@ -51,7 +52,7 @@ def cudnn_obstacle(
 
 def platform_obstacle(implementation: str) -> str | None:
     """Why a kernel cannot run on these devices, as the end of a sentence; `None` if it can."""
-    platform = jax.default_backend()
+    platform = target_platform()
     if implementation == 'splash' and platform != 'tpu' and not _interprets():
         return f'needs a TPU, and JAX runs on {platform} here'
     if implementation == 'cudnn' and platform != 'gpu':

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 
 from seqzoo.errors import ConfigError
 from seqzoo.layers.recurrent_attention import Attention
-from seqzoo.layers.recurrent_cells import GRU, LSTM, Cell, Elman
+from seqzoo.layers.recurrent_cells import GRU, Cell
 from seqzoo.layers.time_scan import Arrays, Carry, Product, Terms
 
 
@@ -43,7 +43,7 @@ class OpenCell:
                 "a GRU with reset 'after' cannot read what attention finds in the same step: set "
                 "cell.reset to 'before', as Cho et al. and Bahdanau et al. 2014 have it"
             )
-        if type(cell) not in (Elman, GRU, LSTM) or (isinstance(cell, LSTM) and cell.layer_norm):
+        if not cell.reads_inside:
             raise ConfigError(
                 f'{type(cell).__name__} cannot read what attention finds in the same step: take '
                 'an Elman, GRU or LSTM cell without layer_norm'

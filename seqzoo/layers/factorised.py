@@ -42,6 +42,10 @@ class FactorisedLSTM(LSTM):
     def recurrent_products(self) -> tuple[str, ...]:
         return ('reduce',)
 
+    @property
+    def reads_inside(self) -> bool:
+        return False  # the input does not reach the gates by one matrix
+
     def gate_weights(self, input_dim: int) -> dict[str, Weight]:
         return {
             'input_kernel': self.kernel((input_dim, self.rank), ('embed', 'hidden')),
@@ -87,6 +91,10 @@ class GroupedLSTM(LSTM):
     def _check_divides(self, name: str, value: int) -> None:
         if self.groups < 1 or value % self.groups:
             raise ConfigError(f'groups is {self.groups}, which does not divide {name} {value}')
+
+    @property
+    def reads_inside(self) -> bool:
+        return False  # the input does not reach the gates by one matrix
 
     def gate_weights(self, input_dim: int) -> dict[str, Weight]:
         self._check_divides('the input width', input_dim)

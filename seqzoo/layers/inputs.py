@@ -1,10 +1,12 @@
 """What a network reads at each position, and how that becomes a vector.
 
     Tokens      ids in a table of vectors                          `[batch, length]` int32
+    Ids         each id as the number that it is                   `[batch, length]` int32
     Spelling    ids, and each word's characters through a network of its own; both vectors side by
                 side: a bidirectional LSTM over the characters, last states (Ling et al. 2015), or a
                 convolution over them, largest value of each filter (Kim et al. 2016; Ma and Hovy
                 2016)                                              `SpelledWords`
+    ByteSpelling (`layers.spelling`)   words by their bytes, without a table
     Numbers     measurements, as they are or through a matrix      `[batch, length, features]`
 
 Padding comes out as zeros, whatever stands there.
@@ -41,6 +43,19 @@ class SpelledWords:
     characters: jax.Array
 
 
+@flax.struct.dataclass
+class TypedTokens:
+    """Tokens of one sentence or of two, which stand in one row.
+
+    Attributes:
+        tokens: `[batch, length]` int32.
+        token_types: `[batch, length]` int32, 0 in the first sentence and 1 in the second.
+    """
+
+    tokens: jax.Array
+    token_types: jax.Array
+
+
 @dataclass(frozen=True, kw_only=True)
 class Inputs(abc.ABC):
     """How the input enters a network. Sizes that are `None` the data fills in."""
@@ -65,7 +80,8 @@ def embed(module: nn.Module, inputs: Any, segments: jax.Array | None, train: boo
     return x if segments is None else jnp.where(segments[..., None] > 0, x, 0)
 
 
-def _check_sizes(config: Any, *names: str) -> None:
+def check_sizes(config: Any, *names: str) -> None:
+    """Raises `ConfigError` if one of these fields of a configuration is below 1."""
     for name in names:
         size = getattr(config, name)
         if size is not None and size < 1:
@@ -90,7 +106,7 @@ class Tokens(Inputs):
 
     def __post_init__(self) -> None:
         """Checks the values."""
-        _check_sizes(self, 'vocab_size', 'vocab_multiple', 'embed_dim')
+        check_sizes(self, 'vocab_size', 'vocab_multiple', 'embed_dim')
         if not 0.0 <= self.token_dropout_rate < 1.0:
             raise ConfigError(
                 f'token_dropout_rate is {self.token_dropout_rate}: a rate lies in [0, 1)'
@@ -101,14 +117,15 @@ class Tokens(Inputs):
         return self.embed_dim
 
     def build(self, dtype: Any) -> nn.Module:
-        _refuse_open(self, 'vocab_size')
+        refuse_open(self, 'vocab_size')
         return TokenLayer(self, dtype)
 
     def example(self, batch: int, length: int) -> Any:
         return jnp.arange(batch * length).reshape(batch, length) * 7 % (self.vocab_size or 2)
 
 
-def _refuse_open(config: Any, *names: str) -> None:
+def refuse_open(config: Any, *names: str) -> None:
+    """Raises `ConfigError` if one of these fields is `None`, which the data fills in."""
     for name in names:
         if getattr(config, name) is None:
             raise ConfigError(f'{name} is open: set it, or prepare the data, which has one')
@@ -141,6 +158,46 @@ class TokenLayer(nn.Module):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Ids(Inputs):
+    """Ids as single numbers, without a table: for symbols whose order means something, or little.
+
+    Attributes:
+        vocab_size: how many there are; `None` is filled in from the data.
+    """
+
+    vocab_size: int | None = None
+
+    def __post_init__(self) -> None:
+        """Checks the values."""
+        check_sizes(self, 'vocab_size')
+
+    @property
+    def output_dim(self) -> int:
+        return 1
+
+    def build(self, dtype: Any) -> nn.Module:
+        return IdLayer(dtype)
+
+    def example(self, batch: int, length: int) -> Any:
+        return jnp.arange(batch * length).reshape(batch, length) * 7 % (self.vocab_size or 2)
+
+
+class IdLayer(nn.Module):
+    """Nothing to learn.
+
+    Attributes:
+        dtype: of what comes out.
+    """
+
+    dtype: Any
+
+    def __call__(self, tokens: jax.Array, train: bool) -> jax.Array:
+        """`[batch, length]` ids -> `[batch, length, 1]`."""
+        del train
+        return tokens[..., None].astype(self.dtype)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Spelling(Tokens):
     """A table of words, and beside it what a network reads out of each word's characters.
 
@@ -163,8 +220,8 @@ class Spelling(Tokens):
     def __post_init__(self) -> None:
         """Checks the values."""
         super().__post_init__()
-        _check_sizes(self, 'num_characters', 'max_characters', 'character_dim')
-        _check_sizes(self, 'features', 'window')
+        check_sizes(self, 'num_characters', 'max_characters', 'character_dim')
+        check_sizes(self, 'features', 'window')
         if self.network not in ('lstm', 'convolution'):
             raise ConfigError(f'network is {self.network!r}: choose lstm or convolution')
         if self.network == 'lstm' and self.features % 2:
@@ -180,7 +237,7 @@ class Spelling(Tokens):
         return RecurrentConfig(cell=LSTM(hidden_dim=self.features // 2), directions='concatenated')
 
     def build(self, dtype: Any) -> nn.Module:
-        _refuse_open(self, 'vocab_size', 'num_characters', 'max_characters')
+        refuse_open(self, 'vocab_size', 'num_characters', 'max_characters')
         return SpellingLayer(self, dtype)
 
     def example(self, batch: int, length: int) -> Any:
@@ -253,14 +310,14 @@ class Numbers(Inputs):
 
     def __post_init__(self) -> None:
         """Checks the values."""
-        _check_sizes(self, 'input_dim', 'embed_dim')
+        check_sizes(self, 'input_dim', 'embed_dim')
 
     @property
     def output_dim(self) -> int:
         return self.embed_dim or self.input_dim or 1
 
     def build(self, dtype: Any) -> nn.Module:
-        _refuse_open(self, 'input_dim')
+        refuse_open(self, 'input_dim')
         return NumberLayer(self, dtype)
 
     def example(self, batch: int, length: int) -> jax.Array:

@@ -185,16 +185,30 @@ class MixtureOfExperts(nn.Module):
         hidden = nn.relu(jnp.einsum('gxpe,xem->gxpm', x, up.astype(self.dtype)))
         return jnp.einsum('gxpm,xme->gxpe', hidden, down.astype(self.dtype))
 
+    def _away(self, sent: jax.Array, by_row: bool) -> jax.Array:
+        """The same as `_experts`, for places that were filled where the rows of the batch lie.
+
+        Where experts lie on other devices than the rows, a place goes to the device of its expert
+        and comes back: two all-to-all.
+        """
+        here, there = ('batch', 'groups') if by_row else (None, None)
+        sent = constrain(
+            constrain(sent, here, None, None, 'embed'), there, 'experts', None, 'embed'
+        )
+        out = constrain(self._experts(sent), there, 'experts', None, 'embed')
+        return constrain(out, here, None, None, 'embed')
+
     def _dense(
         self, x: jax.Array, weights: jax.Array, chosen: jax.Array, real: jax.Array
     ) -> jax.Array:
         """Every expert on every token."""
         experts = self.config.num_experts
         everywhere = jnp.broadcast_to(x[:, None], (x.shape[0], experts, *x.shape[1:]))
-        out = self._experts(constrain(everywhere, 'batch', 'experts', 'length', 'embed'))
+        out = self._experts(constrain(everywhere, 'groups', 'experts', 'length', 'embed'))
         one_hot = jax.nn.one_hot(chosen, experts, dtype=jnp.float32)
         gates = jnp.einsum('blk,blkx->blx', weights, one_hot)
-        return jnp.einsum('bxle,blx->ble', out, gates.astype(self.dtype))
+        mixed = jnp.einsum('bxle,blx->ble', out, gates.astype(self.dtype))
+        return constrain(mixed, 'batch', 'length', 'embed')
 
     def _within_capacity(
         self, x: jax.Array, weights: jax.Array, chosen: jax.Array, real: jax.Array
@@ -224,9 +238,7 @@ class MixtureOfExperts(nn.Module):
 
         sent = jax.vmap(dispatch)(tokens, slots)
         sent = sent.reshape(groups, config.num_experts, places, shape[-1])
-        first = 'batch' if config.group == 'row' else None
-        out = self._experts(constrain(sent, first, 'experts', None, 'embed'))
-        out = out.reshape(groups, -1, shape[-1])
+        out = self._away(sent, config.group == 'row').reshape(groups, -1, shape[-1])
         return jax.vmap(gather)(out, slots, weights).reshape(shape)
 
 

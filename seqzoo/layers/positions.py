@@ -60,7 +60,7 @@ class LearnedPositions(nn.Module):
     Attributes:
         max_length: rows of the table.
         embed_dim: columns.
-        table_init: how the table starts; `None`: normal, of standard deviation `embed_dim ** -0.5`.
+        table_init: how the table starts; `None`: normal, standard deviation `embed_dim ** -0.5`.
     """
 
     max_length: int

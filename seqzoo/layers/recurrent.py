@@ -37,11 +37,13 @@ class Recurrence:
             of them (forward, backward) for two directions, a tuple over layers for a stack.
         undropped: of a stack, `features` before the dropout on its output; `None` of a layer, which
             has none.
+        layers: of a stack, what each layer gives, from the bottom, before any dropout.
     """
 
     features: jax.Array
     carry: Any
     undropped: jax.Array | None = None
+    layers: tuple[jax.Array, ...] = ()
 
 
 class RecurrentLayer(nn.Module):
@@ -328,7 +330,7 @@ class RecurrentStack(nn.Module):
         train: bool = False,
     ) -> Recurrence:
         """Runs over `x`, `[batch, length, input]`; see `RecurrentLayer`."""
-        config, last = self.config, []
+        config, last, outputs = self.config, [], []
         control = {'segments': segments, 'mask': mask, 'train': train}
         given = (None,) * config.num_layers if carry is None else carry
         if len(given) != config.num_layers:
@@ -347,9 +349,10 @@ class RecurrentStack(nn.Module):
                     'make them equal or begin higher'
                 )
             x = x + result.features if residual else result.features
-        x = _zero_padding(x, segments, mask)
-        dropped = self._drop(x, config.output_dropout_rate, train)
-        return Recurrence(dropped, tuple(last), x)
+            outputs.append(x)
+        outputs = tuple(_zero_padding(x, segments, mask) for x in outputs)
+        dropped = self._drop(outputs[-1], config.output_dropout_rate, train)
+        return Recurrence(dropped, tuple(last), outputs[-1], outputs)
 
     def _drop(self, x: jax.Array, rate: float, train: bool) -> jax.Array:
         if not train or rate == 0.0:

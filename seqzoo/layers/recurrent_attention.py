@@ -33,7 +33,8 @@ from seqzoo.errors import ConfigError
 from seqzoo.layers.linear import product as dense_product
 from seqzoo.layers.masks import MASKED
 from seqzoo.layers.recurrent import declare
-from seqzoo.layers.recurrent_cells import Weight, per_gate_glorot, uniform
+from seqzoo.layers.recurrent_cells import Weight
+from seqzoo.layers.recurrent_initializers import per_gate_glorot, uniform
 from seqzoo.layers.time_scan import Arrays, Product, multiply
 
 Score = Literal['additive', 'dot', 'general']
@@ -114,16 +115,16 @@ class Attention:
         dtype = source.values.dtype
         # [batch, source, memory] -> [batch, 1, source, memory]: a kernel for each example
         kernels = {'context': source.values[:, None]}
-        vectors = {'hidden_scores': jnp.where(source.mask, 0.0, MASKED)}
+        vectors = {'each_hidden_scores': jnp.where(source.mask, 0.0, MASKED)}
         if self.score == 'additive' and source.keys is not None:
             kernels['query'] = params['query_kernel'].astype(dtype)
-            vectors['keys'], vectors['score_vector'] = source.keys, params['score_vector']
+            vectors['each_keys'], vectors['score_vector'] = source.keys, params['score_vector']
         else:
             keys = source.values if source.keys is None else source.keys
             kernels['scores'] = keys.swapaxes(1, 2)[:, None]
         if self.span != 'global':
             counts = jnp.cumsum(source.mask, axis=1).astype(jnp.float32)
-            vectors['places'], vectors['length'] = counts - 1.0, counts[:, -1:]
+            vectors['each_places'], vectors['each_length'] = counts - 1.0, counts[:, -1:]
         if self.span == 'local-p':
             kernels['place'] = params['place_kernel'].astype(dtype)
             vectors['place_vector'] = params['place_vector']
@@ -144,21 +145,21 @@ class Attention:
             Context `[batch, memory]` and weights `[batch, source_length]`, float32.
         """
         if self.score == 'additive':
-            hidden = jnp.tanh(vectors['keys'] + product('query', query)[:, None])
+            hidden = jnp.tanh(vectors['each_keys'] + product('query', query)[:, None])
             scores = jnp.einsum('bsd,d->bs', hidden, vectors['score_vector'])
         else:
             scores = product('scores', query)
-        scores = scores + vectors['hidden_scores']
+        scores = scores + vectors['each_hidden_scores']
         if self.span == 'global':
             weights = jax.nn.softmax(scores)
         else:
             if self.span == 'local-m':
                 assert time is not None
-                centre = jnp.minimum(time, vectors['length'] - 1.0)
+                centre = jnp.minimum(time, vectors['each_length'] - 1.0)
             else:
                 hidden = jnp.tanh(product('place', query)) * vectors['place_vector']
-                centre = vectors['length'] * nn.sigmoid(jnp.sum(hidden, -1, keepdims=True))
-            distance = vectors['places'] - centre
+                centre = vectors['each_length'] * nn.sigmoid(jnp.sum(hidden, -1, keepdims=True))
+            distance = vectors['each_places'] - centre
             weights = jax.nn.softmax(jnp.where(jnp.abs(distance) <= self.window, scores, MASKED))
             if self.span == 'local-p':
                 weights *= jnp.exp(-jnp.square(distance) / (2 * (self.window / 2) ** 2))

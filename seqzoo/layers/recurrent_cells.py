@@ -12,6 +12,8 @@ elementwise product, `s` the logistic function.
       peepholes      i and f also see p (.) c, o sees p (.) c'       (Gers, Schraudolph,
                                                                      Schmidhuber 2002)
       projection     h' = (o (.) tanh(c')) P                         (Sak, Senior, Beaufays 2014)
+      clipping       c' and h' P are moved into plus and minus a bound (as Sak et al.; Peters et al.
+                                                                     2018)
       layer_norm     LN(x W) + LN(h U) + b for the gates together; h' = o (.) tanh(LN(c'))
                                                                      (Ba, Kiros, Hinton 2016)
 
@@ -29,8 +31,6 @@ learning rate for both, other updates: torch and cuDNN have two, the papers one.
 """
 
 import abc
-import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -39,10 +39,14 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from seqzoo.errors import ConfigError
-from seqzoo.layers.linear import glorot_uniform, product
+from seqzoo.layers.linear import product
+from seqzoo.layers.recurrent_initializers import (
+    Initializer,
+    per_gate_glorot,
+    per_gate_orthogonal,
+    uniform,
+)
 from seqzoo.layers.time_scan import Arrays, Carry, Product, Terms
-
-Initializer = Callable[..., jax.Array]
 
 
 @dataclass(frozen=True)
@@ -87,6 +91,14 @@ class Cell(abc.ABC):
         return ('gates',)
 
     @property
+    def reads_inside(self) -> bool:
+        """Whether a part of the input may become known in the step itself: `x W` of an
+        `input_kernel` `[in, gates, hidden]` is then added, column by column, to the products that
+        read `h`, and is used nowhere else.
+        """
+        return False
+
+    @property
     def recurrent_kernels(self) -> tuple[str, ...]:
         """The parameters that drop-connect acts on."""
         return ('recurrent_kernel',)
@@ -116,58 +128,6 @@ class Cell(abc.ABC):
         return Weight(
             shape, names, per_gate_orthogonal if names[0] == 'hidden' else per_gate_glorot
         )
-
-
-def uniform(scale: float) -> Initializer:
-    """Uniform within plus and minus `scale`."""
-
-    def init(key: jax.Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> jax.Array:
-        return jax.random.uniform(key, shape, dtype, -scale, scale)
-
-    return init
-
-
-def per_gate_glorot(key: jax.Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> jax.Array:
-    """Glorot uniform of each `[in, hidden]` in `[in, gates, hidden]`."""
-    return _per_gate(glorot_uniform(1), key, shape, dtype)
-
-
-def per_gate_orthogonal(
-    key: jax.Array, shape: tuple[int, ...], dtype: Any = jnp.float32
-) -> jax.Array:
-    """Orthogonal for each `[in, hidden]` in `[in, gates, hidden]`."""
-    return _per_gate(orthogonal, key, shape, dtype)
-
-
-def orthogonal(key: jax.Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> jax.Array:
-    """A random matrix with orthonormal rows or columns, whichever are fewer.
-
-    A product of Householder reflections (Stewart 1980), which is uniform over such matrices. A QR
-    factorization would call LAPACK, which on CPU may wait for ever when several factorizations of
-    one program need the threads of a small machine at once.
-    """
-    n, m = max(shape), min(shape)
-    vectors = jax.random.normal(key, (m, n), dtype)
-    index = jnp.arange(n)
-
-    def reflect(i: jax.Array, q: jax.Array) -> jax.Array:
-        k = m - 1 - i
-        v = jnp.where(index >= k, vectors[k], 0)
-        v = v.at[k].add(jnp.copysign(jnp.linalg.norm(v), v[k]))
-        return q - (2 / jnp.sum(jnp.square(v))) * v[:, None] * (v @ q)[None]
-
-    q = jax.lax.fori_loop(0, m, reflect, -jnp.eye(n, m, dtype=dtype) * jnp.sign(jnp.diag(vectors)))
-    return q if shape[0] >= shape[1] else q.T
-
-
-def _per_gate(init: Initializer, key: jax.Array, shape: tuple[int, ...], dtype: Any) -> jax.Array:
-    if len(shape) == 2:
-        return init(key, shape, dtype)
-    first, *gates, last = shape
-    keys = jax.random.split(key, math.prod(gates))
-    parts = jax.vmap(lambda one: init(one, (first, last), dtype))(keys)
-    # [gates, in, hidden] -> [in, gates, hidden]
-    return parts.swapaxes(0, 1).reshape(shape)
 
 
 def bias_weights(biases: int, gates: int, hidden: int, init: Initializer) -> dict[str, Weight]:
@@ -211,6 +171,10 @@ class Elman(Cell):
         if self.activation not in ('tanh', 'relu'):
             raise ConfigError(f'activation is {self.activation!r}: choose tanh or relu')
 
+    @property
+    def reads_inside(self) -> bool:
+        return True
+
     def weights(self, input_dim: int) -> dict[str, Weight]:
         hidden = self.hidden_dim
         return {
@@ -242,6 +206,8 @@ class LSTM(Cell):
         forget_bias: where the forget gate's bias starts (Jozefowicz et al. 2015 advise 1).
         peepholes: gates see the cell, `3 h` parameters more.
         projection_dim: width of the projected output; `None`: none. `4 h (i + p + biases) + h p`.
+        cell_clip: c' is moved into plus and minus this, and handed on so; `None`: it is not.
+        projection_clip: the same for the projected output.
         layer_norm: `10 h` parameters more: gains of the two sums, gain and shift of the cell.
         layer_norm_epsilon: added to the variance.
     """
@@ -249,6 +215,8 @@ class LSTM(Cell):
     forget_bias: float = 1.0
     peepholes: bool = False
     projection_dim: int | None = None
+    cell_clip: float | None = None
+    projection_clip: float | None = None
     layer_norm: bool = False
     layer_norm_epsilon: float = 1e-6
 
@@ -259,11 +227,24 @@ class LSTM(Cell):
             raise ConfigError(f'forget_bias is {self.forget_bias} but biases is 0: set it to 0 too')
         if self.projection_dim is not None and self.projection_dim < 1:
             raise ConfigError(f'projection_dim is {self.projection_dim}: give a width or None')
+        for name in ('cell_clip', 'projection_clip'):
+            bound = getattr(self, name)
+            if bound is not None and not bound > 0:
+                raise ConfigError(f'{name} is {bound}: give a bound above 0, or None')
+        if self.projection_clip is not None and self.projection_dim is None:
+            raise ConfigError(
+                f'projection_clip is {self.projection_clip} but projection_dim is None: there is '
+                'nothing to clip'
+            )
 
     @property
     def output_dim(self) -> int:
         """Width of `h`."""
         return self.projection_dim or self.hidden_dim
+
+    @property
+    def reads_inside(self) -> bool:
+        return not self.layer_norm
 
     def initial_carry(self, batch: int) -> Carry:
         cell = jnp.zeros((batch, self.hidden_dim), jnp.float32)
@@ -341,20 +322,26 @@ class LSTM(Cell):
         i, f, g, o = self.gates(vectors, inputs, carry['h'], product)
         if self.peepholes:
             i, f = i + vectors['peepholes'][0] * c, f + vectors['peepholes'][1] * c
-        c = nn.sigmoid(f) * c + nn.sigmoid(i) * jnp.tanh(g)
+        c = _clipped(nn.sigmoid(f) * c + nn.sigmoid(i) * jnp.tanh(g), self.cell_clip)
         if self.peepholes:
             o = o + vectors['peepholes'][2] * c
         seen = c
         if self.layer_norm:
             seen = self._normal(c) * vectors['cell_norm_scale'] + vectors['cell_norm_bias']
         h = nn.sigmoid(o) * jnp.tanh(seen)
-        return {'h': product('projection', h) if self.projection_dim else h, 'c': c}
+        if self.projection_dim:
+            h = _clipped(product('projection', h), self.projection_clip)
+        return {'h': h, 'c': c}
 
     def _normal(self, x: jax.Array) -> jax.Array:
         x = x.astype(jnp.float32)
         x = x - jnp.mean(x, axis=-1, keepdims=True)
         variance = jnp.mean(jnp.square(x), axis=-1, keepdims=True)
         return x * jax.lax.rsqrt(variance + self.layer_norm_epsilon)
+
+
+def _clipped(x: jax.Array, bound: float | None) -> jax.Array:
+    return x if bound is None else jnp.clip(x, -bound, bound)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -380,6 +367,10 @@ class GRU(Cell):
     @property
     def recurrent_products(self) -> tuple[str, ...]:
         return ('gates',) if self.reset == 'after' else ('gates', 'candidate')
+
+    @property
+    def reads_inside(self) -> bool:
+        return self.reset == 'before'
 
     def weights(self, input_dim: int) -> dict[str, Weight]:
         hidden, names, zeros = self.hidden_dim, ('gates', 'hidden'), nn.initializers.zeros

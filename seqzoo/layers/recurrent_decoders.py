@@ -28,7 +28,8 @@ from seqzoo.layers.linear import Linear
 from seqzoo.layers.linear import product as dense_product
 from seqzoo.layers.recurrent import RecurrentConfig, RecurrentLayer, RecurrentStack, declare
 from seqzoo.layers.recurrent_attention import Attended, Attention, CrossAttention
-from seqzoo.layers.recurrent_cells import Cell, Weight, per_gate_glorot
+from seqzoo.layers.recurrent_cells import Cell, Weight
+from seqzoo.layers.recurrent_initializers import per_gate_glorot
 from seqzoo.layers.time_scan import Arrays, Carry, Control, Terms, time_scan
 
 

@@ -26,6 +26,7 @@ import jax.numpy as jnp
 from seqzoo.layers.dropout import keep_at
 from seqzoo.layers.masks import MASKED
 from seqzoo.parallel import prng
+from seqzoo.parallel.loops import loop_over
 from seqzoo.parallel.shards import Place, per_device
 
 
@@ -187,7 +188,8 @@ def _forward(ring: _Ring, queries: _Queries, block: _Block) -> tuple[jax.Array, 
         return (fold(state, block, ring.source(turn)), following), None
 
     turns = ring.devices - 1
-    (state, last), _ = jax.lax.scan(body, (state, block), jnp.arange(turns))
+    with loop_over('ring_loop'):
+        (state, last), _ = jax.lax.scan(body, (state, block), jnp.arange(turns))
     peak, total, mixture = fold(state, last, ring.source(turns))
     result = (mixture / _by_query(total)).astype(block.value.dtype)
     return result, (queries, block, peak, total, result)
@@ -224,7 +226,8 @@ def _backward(ring: _Ring, saved: Any, gradient: jax.Array) -> tuple[_Queries, _
 
     turns = ring.devices - 1
     grads = [jnp.zeros(x.shape, jnp.float32) for x in (queries.query, block.key, block.value)]
-    (grads, last), _ = jax.lax.scan(body, (tuple(grads), block), jnp.arange(turns))
+    with loop_over('ring_loop'):
+        (grads, last), _ = jax.lax.scan(body, (tuple(grads), block), jnp.arange(turns))
     d_query, d_key, d_value = add(grads, last, ring.source(turns))
     d_key, d_value = ring.turn((d_key, d_value))  # home again
     return (

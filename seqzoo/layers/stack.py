@@ -7,6 +7,8 @@ import jax.numpy as jnp
 from flax import linen as nn
 from flax.core import meta
 
+from seqzoo.parallel.loops import loop_over
+
 Remat = Literal['none', 'full', 'dots']
 
 _POLICIES = {
@@ -22,7 +24,7 @@ class Stack(nn.Module):
     is only a way to run, not another tree.
 
     Attributes:
-        layer: a module with `__call__(x, context) -> x`.
+        layer: a module with `__call__(x, context) -> x`, or what `thread` asks for.
         num_layers: depth.
         scan: run as a loop (compiles once) or unrolled (compiles `num_layers` bodies, may run
             faster).
@@ -38,9 +40,27 @@ class Stack(nn.Module):
     def __call__(self, x: jax.Array, context: Any) -> jax.Array:
         """`x` is carried from layer to layer; `context`, any pytree, is the same for all."""
 
-        def body(layer: Any, x: jax.Array, context: Any) -> tuple[jax.Array, None]:
-            return layer(x, context), None
+        def body(layer: Any, x: jax.Array, context: Any, state: None) -> tuple[jax.Array, None]:
+            return layer(x, context), state
 
+        return self._over_depth(body, x, context, None)[0]
+
+    def thread(self, x: Any, context: Any, states: Any) -> tuple[Any, Any]:
+        """The same for layers that have a state of their own: `layer(x, context, state) -> (x,
+        state)`.
+
+        Args:
+            x: any pytree.
+            context: the same for all.
+            states: a pytree whose leaves hold the state of layer i in `[:, i]`; `None`: none has.
+        """
+
+        def body(layer: Any, x: Any, context: Any, state: Any) -> tuple[Any, Any]:
+            return layer(x, context, state)
+
+        return self._over_depth(body, x, context, states)
+
+    def _over_depth(self, body: Any, x: Any, context: Any, states: Any) -> tuple[Any, Any]:
         if self.remat != 'none':
             # Inside a loop nothing can be merged with the forward pass, and the barrier against it
             # would cost.
@@ -49,12 +69,14 @@ class Stack(nn.Module):
             body,
             variable_axes={'params': 0, 'intermediates': 0},
             split_rngs={'params': True, 'dropout': True},
-            in_axes=nn.broadcast,  # pyright: ignore[reportArgumentType]
+            in_axes=(nn.broadcast, 1),  # pyright: ignore[reportArgumentType]
+            out_axes=1,
             length=self.num_layers,
             unroll=1 if self.scan else self.num_layers,
             metadata_params={nn.PARTITION_NAME: 'layers'},
         )
-        return run(self.layer, x, context)[0]
+        with loop_over('layer_scan'):
+            return run(self.layer, x, context, states)
 
     def unstack(self, dtype: jnp.dtype) -> tuple[Any, ...]:
         """The parameters of each layer by itself, cast to `dtype`.

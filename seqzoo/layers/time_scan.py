@@ -23,8 +23,14 @@ from typing import Any, NamedTuple, Protocol
 import jax
 import jax.numpy as jnp
 
+from seqzoo.layers.step_products import Arrays as Arrays
+from seqzoo.layers.step_products import Compute, Recall, kernel_gradient
+from seqzoo.layers.step_products import multiply as multiply
+from seqzoo.parallel.axes import constrain, target_platform
+from seqzoo.parallel.loops import loop_over
+from seqzoo.parallel.shards import ways
+
 Carry = dict[str, jax.Array]  # float32 [batch, ...]; 'h' is what a step gives out
-Arrays = dict[str, jax.Array]
 Product = Callable[[str, jax.Array], jax.Array]
 
 
@@ -46,7 +52,8 @@ class Terms(NamedTuple):
     Attributes:
         kernels: by product, `[in, out]`, or `[groups, in / groups, out / groups]`, or that with the
             batch in front: each example has its own, as attention to a memory needs it.
-        vectors: small parameters that the step uses elementwise.
+        vectors: small parameters that the step uses elementwise; and, with names that begin with
+            `each_`, arrays `[batch, ...]` of which every example has its own.
         inputs: `[length, batch, ...]`, what does not depend on the carry: projections of the input
             for all steps at once. Those called like a product are added to it.
         masks: by product, `[batch, in]`, multiplied into its value at every step; no gradient.
@@ -70,6 +77,9 @@ class Control(NamedTuple):
     fresh: jax.Array | None = None
 
 
+_EACH = 'each_'  # begins the names of vectors that are no parameters
+
+
 @dataclass(frozen=True)
 class _How:
     """What is static about a scan."""
@@ -77,6 +87,7 @@ class _How:
     cell: StepCell
     reverse: bool
     unroll: int
+    groups: int  # of rows that stand on different devices
 
 
 # Steps per turn of the compiled loop. CPU: measured (benchmarks/results/recurrent.md); unrolling
@@ -87,8 +98,8 @@ _UNROLL = {'cpu': 1, 'gpu': 4, 'tpu': 4}
 
 
 def default_unroll() -> int:
-    """Steps per turn of the loop on the backend in use."""
-    return _UNROLL.get(jax.default_backend(), 1)
+    """Steps per turn of the loop on the devices that the program is for."""
+    return _UNROLL.get(target_platform(), 1)
 
 
 def time_scan(
@@ -113,13 +124,25 @@ def time_scan(
     Returns:
         `[length, batch, hidden]` float32 outputs, zero at padding, and the last carry.
     """
-    how = _How(cell, reverse, default_unroll() if unroll is None else unroll)
+    batch, groups = carry['h'].shape[0], ways('batch')
+    unroll = default_unroll() if unroll is None else unroll
+    how = _How(cell, reverse, unroll, 1 if batch % groups else groups)
     control = Control() if control is None else control
+    terms = terms._replace(kernels={n: _gathered(kernel) for n, kernel in terms.kernels.items()})
     scan: Any = _scan  # pyright does not see through custom_vjp
     outputs, last = scan(how, *terms, carry, control)
     if control.keep is not None:
         outputs = jnp.where(control.keep[..., None], outputs, 0.0)
     return outputs, last
+
+
+def _gathered(kernel: jax.Array) -> jax.Array:
+    """A kernel that every device has in full before the loop begins, whatever splits its parameter:
+    otherwise each step would wait for its parts. Examples with kernels of their own keep them.
+    """
+    if kernel.ndim > 3:
+        return constrain(kernel, 'batch', *[None] * (kernel.ndim - 1))
+    return constrain(kernel, *[None] * kernel.ndim)
 
 
 def boundaries(segments: jax.Array, *, reverse: bool = False) -> Control:
@@ -175,7 +198,8 @@ def in_chunks(
     whole = jax.tree.map(lambda x: x[first:second], sequences)
     left_over = jax.tree.map(lambda x: x[:first] if reverse else x[second:], sequences)
     chunks = jax.tree.map(lambda x: x.reshape(-1, steps, *x.shape[1:]), whole)
-    carry, outputs = jax.lax.scan(body, carry, chunks, reverse=reverse)
+    with loop_over('time_scan'):
+        carry, outputs = jax.lax.scan(body, carry, chunks, reverse=reverse)
     outputs = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), outputs)
     if rest:
         carry, more = jax.checkpoint(body)(carry, left_over)
@@ -185,91 +209,6 @@ def in_chunks(
 
 
 # The products
-
-
-def multiply(value: jax.Array, kernel: jax.Array) -> jax.Array:
-    """`[..., in] -> [..., out]` float32; a kernel of rank 3 maps each group of columns by itself,
-    one of rank 4 those of each example.
-    """
-    value = value.astype(kernel.dtype)
-    if kernel.ndim == 2:
-        return jnp.matmul(value, kernel, preferred_element_type=jnp.float32)
-    groups = value.reshape(*value.shape[:-1], kernel.shape[-3], -1)
-    # [..., groups, in] -> [..., groups, out]
-    out = jnp.einsum('...ki,...kio->...ko', groups, kernel, preferred_element_type=jnp.float32)
-    return out.reshape(*value.shape[:-1], -1)
-
-
-def _kernel_gradient(values: jax.Array, gradients: jax.Array, kernel: jax.Array) -> jax.Array:
-    """`sum over time and batch of value^T gradient`, in the shape of the kernel."""
-    gradients = gradients.astype(kernel.dtype)
-    if kernel.ndim == 2:
-        over = (((0, 1), (0, 1)), ((), ()))
-        result = jax.lax.dot_general(values, gradients, over, preferred_element_type=jnp.float32)
-        return result.astype(kernel.dtype)
-    split = (kernel.shape[-3], -1)
-    result = jnp.einsum(
-        'tbki,tbko->kio' if kernel.ndim == 3 else 'tbki,tbko->bkio',
-        values.reshape(*values.shape[:2], *split),
-        gradients.reshape(*gradients.shape[:2], *split),
-        preferred_element_type=jnp.float32,
-    )
-    return result.astype(kernel.dtype)
-
-
-class _Compute:
-    """`product` of the forward pass: computes, and remembers the totals."""
-
-    def __init__(self, kernels: Arrays, inputs: Arrays, masks: Arrays) -> None:
-        self.kernels, self.inputs, self.masks = kernels, inputs, masks
-        self.totals: Arrays = {}
-
-    def __call__(self, name: str, value: jax.Array) -> jax.Array:
-        total = multiply(_masked(value, self.masks.get(name)), self.kernels[name])
-        if name in self.inputs:
-            added = self.inputs[name].astype(jnp.float32)
-            missing = total.shape[-1] - added.shape[-1]
-            total += jnp.pad(added, ((0, 0), (0, missing))) if missing else added
-        assert name not in self.totals, f'a step uses the product {name!r} twice'
-        self.totals[name] = total.astype(self.kernels[name].dtype)
-        return total
-
-
-class _Recall:
-    """`product` of the backward pass: the saved totals, whose gradients come out at the taps."""
-
-    def __init__(self, transposed: Arrays, totals: Arrays, taps: Arrays, masks: Arrays) -> None:
-        self.transposed, self.totals, self.taps, self.masks = transposed, totals, taps, masks
-        self.values: Arrays = {}
-
-    def __call__(self, name: str, value: jax.Array) -> jax.Array:
-        value = _masked(value, self.masks.get(name))
-        self.values[name] = value.astype(self.transposed[name].dtype)
-        total = self.totals[name].astype(jnp.float32)
-        return _recall(value, self.taps[name], total, self.transposed[name])
-
-
-def _masked(value: jax.Array, mask: jax.Array | None) -> jax.Array:
-    return value if mask is None else value * mask
-
-
-@jax.custom_vjp
-def _recall(value: jax.Array, tap: jax.Array, total: jax.Array, transposed: jax.Array) -> jax.Array:
-    """The known value of `tap + value @ transposed.T`."""
-    return total
-
-
-def _recall_forward(
-    value: jax.Array, tap: jax.Array, total: jax.Array, transposed: jax.Array
-) -> tuple[jax.Array, jax.Array]:
-    return total, transposed
-
-
-def _recall_backward(transposed: jax.Array, gradient: jax.Array) -> tuple[Any, ...]:
-    return multiply(gradient, transposed), gradient, None, None
-
-
-_recall.defvjp(_recall_forward, _recall_backward)
 
 
 # The scan and its gradient
@@ -296,10 +235,98 @@ def _step(
     how: _How, terms: Terms, carry: Carry, inputs: Arrays, control: Control
 ) -> tuple[Carry, Arrays]:
     """One step forward: the carry and the totals of the products."""
-    product = _Compute(terms.kernels, inputs, terms.masks)
+    product = Compute(terms.kernels, inputs, terms.masks)
     free = _unattached(inputs, terms.kernels)
     new = how.cell.step(terms.vectors, free, _begin(carry, control.fresh), product)
     return _end(new, carry, control.keep), product.totals
+
+
+def _at(time: jax.Array, sequences: Arrays) -> Arrays:
+    """One step of `[length, ...]`."""
+    take = functools.partial(jax.lax.dynamic_index_in_dim, index=time, keepdims=False)
+    return {name: take(x) for name, x in sequences.items()}
+
+
+def _put(time: jax.Array, sequences: Arrays, step: Arrays) -> Arrays:
+    """`sequences` with one step replaced; in a loop that carries them nothing is copied."""
+    put = jax.lax.dynamic_update_index_in_dim
+    return {n: put(x, step[n].astype(x.dtype), time, axis=0) for n, x in sequences.items()}
+
+
+class _Examples(NamedTuple):
+    """What every example has of its own, `[batch, ...]`."""
+
+    kernels: Arrays
+    vectors: Arrays
+    masks: Arrays
+
+
+class _Back(NamedTuple):
+    """The backward pass of one step.
+
+    Gradients of shared vectors are sums over rows. Rows that stand on different devices are summed
+    apart and meet once behind the loop; in it the devices would wait for each other at every step.
+    """
+
+    how: _How
+    transposed: Arrays
+    shared: Arrays
+    examples: _Examples
+
+    def step(
+        self, d_new: Carry, free: Arrays, carry: Carry, totals: Arrays, control: Control
+    ) -> tuple[Arrays, Any, Arrays]:
+        """Gradients of shared vectors, of what each row has, and the values of the products."""
+        rows = (self.examples, d_new, free, carry, totals, control)
+        if not self._groups:
+            return self._of_rows(rows)
+        groups = self._groups
+
+        def cut(x: jax.Array) -> jax.Array:
+            parts = x.reshape(groups, -1, *x.shape[1:])
+            return constrain(parts, 'batch', *[None] * x.ndim)
+
+        more, *found = jax.vmap(self._of_rows)(jax.tree.map(cut, rows))
+        join = lambda x: x.reshape(-1, *x.shape[2:])  # noqa: E731
+        return more, *jax.tree.map(join, found)
+
+    def _of_rows(self, rows: Any) -> tuple[Arrays, Any, Arrays]:
+        examples, d_new, free, carry, totals, control = rows
+        taps = {name: jnp.zeros(x.shape, jnp.float32) for name, x in totals.items()}
+        transposed = {**self.transposed, **examples.kernels}
+
+        def again(
+            shared: Arrays, own: Arrays, free: Arrays, carry: Carry, taps: Arrays
+        ) -> tuple[Carry, Arrays]:
+            product = Recall(transposed, totals, taps, examples.masks)
+            begun = _begin(carry, control.fresh)
+            new = self.how.cell.step({**shared, **own}, free, begun, product)
+            return _end(new, carry, control.keep), product.values
+
+        _, vjp, values = jax.vjp(
+            again, self.shared, examples.vectors, free, carry, taps, has_aux=True
+        )
+        more, *found = vjp(d_new)
+        return more, found, values
+
+    @property
+    def _groups(self) -> int:
+        """How many; 0 if all rows are summed at once."""
+        return self.how.groups if self.how.groups > 1 and self.shared else 0
+
+    def zeros(self) -> Arrays:
+        """What the gradients of shared vectors are added to."""
+        return {n: self._apart(jnp.zeros_like(v)) for n, v in self.shared.items()}
+
+    def _apart(self, x: jax.Array) -> jax.Array:
+        if not self._groups:
+            return x
+        apart = jnp.broadcast_to(x, (self._groups, *x.shape))
+        return constrain(apart, 'batch', *[None] * x.ndim)
+
+    def added_up(self, gradients: Arrays) -> Arrays:
+        """The sums over all rows."""
+        return {n: jnp.sum(g, 0) if self._groups else g for n, g in gradients.items()}
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
@@ -323,7 +350,8 @@ def _scan(
     if {x.shape[0] for x in jax.tree.leaves(now)} == {1}:  # decoding: no loop around one step
         last, output = body(carry, jax.tree.map(lambda x: x[0], now))
         return output[None], last
-    last, outputs = jax.lax.scan(body, carry, now, reverse=how.reverse, unroll=how.unroll)
+    with loop_over('time_scan'):
+        last, outputs = jax.lax.scan(body, carry, now, reverse=how.reverse, unroll=how.unroll)
     return outputs, last
 
 
@@ -342,9 +370,10 @@ def _scan_forward(
         new, totals = _step(how, terms, carry, *now)
         return new, (new['h'], carry, totals)
 
-    last, (outputs, carries, totals) = jax.lax.scan(
-        body, carry, (inputs, control), reverse=how.reverse, unroll=how.unroll
-    )
+    with loop_over('time_scan'):
+        last, (outputs, carries, totals) = jax.lax.scan(
+            body, carry, (inputs, control), reverse=how.reverse, unroll=how.unroll
+        )
     # Of an input that was added to a product, only the width and the dtype matter from here on.
     shadows = {name: jnp.zeros((0, x.shape[-1]), x.dtype) for name, x in inputs.items()}
     free = _unattached(inputs, kernels)
@@ -355,34 +384,37 @@ def _scan_backward(how: _How, saved: Any, gradient: tuple[jax.Array, Carry]) -> 
     kernels, vectors, free, shadows, masks, control, carries, totals = saved
     d_outputs, d_last = gradient
     transposed = {name: jnp.swapaxes(kernel, -1, -2) for name, kernel in kernels.items()}
-
-    def body(state: Any, now: Any) -> tuple[Any, Any]:
-        d_new, d_vectors = state
-        d_output, carry, totals, free, control = now
-        d_new = {**d_new, 'h': d_new['h'] + d_output}
-        taps = {name: jnp.zeros(x.shape, jnp.float32) for name, x in totals.items()}
-
-        def again(
-            vectors: Arrays, free: Arrays, carry: Carry, taps: Arrays
-        ) -> tuple[Carry, Arrays]:
-            product = _Recall(transposed, totals, taps, masks)
-            new = how.cell.step(vectors, free, _begin(carry, control.fresh), product)
-            return _end(new, carry, control.keep), product.values
-
-        _, vjp, values = jax.vjp(again, vectors, free, carry, taps, has_aux=True)
-        more, d_free, d_carry, d_totals = vjp(d_new)
-        d_totals = {name: x.astype(totals[name].dtype) for name, x in d_totals.items()}
-        return (d_carry, jax.tree.map(jnp.add, d_vectors, more)), (d_totals, d_free, values)
-
-    none = jax.tree.map(jnp.zeros_like, vectors)
-    (d_carry, d_vectors), (d_totals, d_inputs, values) = jax.lax.scan(
-        body,
-        (d_last, none),
-        (d_outputs, carries, totals, free, control),
-        reverse=not how.reverse,
-        unroll=how.unroll,
+    back = _Back(
+        how,
+        {n: kernel for n, kernel in transposed.items() if kernel.ndim < 4},
+        {n: v for n, v in vectors.items() if not n.startswith(_EACH)},
+        _Examples(
+            {n: kernel for n, kernel in transposed.items() if kernel.ndim == 4},
+            {n: v for n, v in vectors.items() if n.startswith(_EACH)},
+            masks,
+        ),
     )
-    d_kernels = {k: _kernel_gradient(values[k], d_totals[k], kernels[k]) for k in kernels}
+
+    # Gradients are written over the totals that they belong to: one array where there were two.
+    def body(state: Any, now: Any) -> tuple[Any, Any]:
+        d_new, d_shared, d_own, whole = state  # gradients in steps done, totals in those to come
+        time, d_output, carry, free, control = now
+        d_new = {**d_new, 'h': d_new['h'] + d_output}
+        more, rows, values = back.step(d_new, free, carry, _at(time, whole), control)
+        own, d_free, d_carry, d_totals = rows
+        d_shared, d_own = jax.tree.map(jnp.add, (d_shared, d_own), (more, own))
+        return (d_carry, d_shared, d_own, _put(time, whole, d_totals)), (d_free, values)
+
+    with loop_over('time_scan'):
+        (d_carry, d_shared, d_own, d_totals), (d_inputs, values) = jax.lax.scan(
+            body,
+            (d_last, back.zeros(), jax.tree.map(jnp.zeros_like, back.examples.vectors), totals),
+            (jnp.arange(d_outputs.shape[0]), d_outputs, carries, free, control),
+            reverse=not how.reverse,
+            unroll=how.unroll,
+        )
+    d_vectors = {**back.added_up(d_shared), **d_own}
+    d_kernels = {k: kernel_gradient(values[k], d_totals[k], kernels[k]) for k in kernels}
     for name, shadow in shadows.items():
         if name in kernels:
             d_inputs[name] = d_totals[name][..., : shadow.shape[-1]].astype(shadow.dtype)

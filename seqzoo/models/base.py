@@ -55,6 +55,14 @@ class ModelConfig(abc.ABC):
         del batch, length
         return None
 
+    @property
+    def backbone(self) -> tuple[str, ...]:
+        """Where in the tree of parameters the part stands that fine-tuning takes over from another
+        run: the path to what lies below the heads; `()` is all of them. The same path leads to the
+        configuration of that part.
+        """
+        return ()
+
 
 @flax.struct.dataclass
 class LMOutput:
@@ -98,9 +106,27 @@ class LabelOutput:
         outputs: float32, `[batch, outputs]` for each sequence or `[batch, length, outputs]` for
             each of its positions (those at padding mean nothing): logits, or numbers to be
             regressed.
+        features: `[batch, length, embed]`, what stands below the head; `None` where there is
+            nothing of the kind.
     """
 
     outputs: jax.Array
+    features: jax.Array | None = None
+
+
+@flax.struct.dataclass
+class MaskedLMOutput:
+    """What a masked language model returns.
+
+    Attributes:
+        features: `[batch, length, embed]`, zero at padding; `unembed` turns those of any positions
+            into logits.
+        next_sentence: `[batch, 2]` float32 logits: the second sentence of a row follows the first
+            one in its text (0), or is another (1); `None` where the model has no such head.
+    """
+
+    features: jax.Array
+    next_sentence: jax.Array | None = None
 
 
 @runtime_checkable
@@ -176,6 +202,41 @@ class EncoderConfig(ModelConfig):
     def causal(self) -> bool:
         """Whether the features of a position depend on nothing that comes later."""
         return False
+
+    @property
+    def reads_token_types(self) -> bool:
+        """Whether its inputs may be `layers.inputs.TypedTokens`, not ids alone."""
+        return False
+
+
+class MaskedLM(Protocol):
+    """Guesses tokens from those on both sides of them.
+
+    `inputs` are ids `[batch, length]`, or `layers.inputs.TypedTokens`.
+    """
+
+    def __call__(
+        self, inputs: Any, *, segments: jax.Array | None = None, train: bool = False
+    ) -> MaskedLMOutput: ...
+
+    def unembed(self, features: jax.Array) -> jax.Array:
+        """`[..., embed]` features of any positions -> `[..., vocab]` float32 logits."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class MaskedLMConfig(ModelConfig):
+    """Configuration of a `MaskedLM`."""
+
+    @property
+    @abc.abstractmethod
+    def has_next_sentence(self) -> bool:
+        """Whether it says if two sentences follow each other."""
+
+    @property
+    @abc.abstractmethod
+    def longest_row(self) -> int | None:
+        """Positions that it can tell apart; `None`: any number."""
 
 
 class Labeler(Protocol):
@@ -255,3 +316,32 @@ class Seq2Seq(Protocol):
         n, vocab]`.
         """
         ...
+
+
+class BidirectionalLM(Protocol):
+    """Two language models over the same words, one in each direction, with one softmax.
+
+    `features` of its output are `[batch, length, 2 embed]`: what the forward direction knows behind
+    a word, and what the backward one knows before it.
+    """
+
+    def __call__(
+        self, inputs: Any, *, segments: jax.Array | None = None, train: bool = False
+    ) -> LMOutput: ...
+
+    def unembed(self, features: jax.Array) -> jax.Array:
+        """`[..., 2 embed]` -> `[..., 2, vocab]` float32 logits: of the next word, and of the one
+        before.
+        """
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class BidirectionalLMConfig(ModelConfig):
+    """Configuration of a `BidirectionalLM`.
+
+    Attributes:
+        vocab_size: words that it predicts; `None` is filled in from the data.
+    """
+
+    vocab_size: int | None = None

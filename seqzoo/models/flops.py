@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 from seqzoo.layers.banded_attention import keys_in_reach
 from seqzoo.layers.inputs import Inputs, Numbers, Spelling
+from seqzoo.layers.spelling import ByteSpelling
 
 if TYPE_CHECKING:
     from seqzoo.layers.mixture import MixtureConfig
@@ -177,11 +178,27 @@ def inputs_flops(config: Inputs, *, tokens: int) -> Flops:
             return recurrent_flops(config.layers, tokens=characters, input_dim=width)
         taps = config.window * width
         return Flops(convolution=matmul_flops(characters, config.features, taps))
+    if isinstance(config, ByteSpelling):
+        return _byte_spelling_flops(config, tokens)
     if isinstance(config, Numbers) and config.embed_dim is not None:
         if config.input_dim is None:
             raise ValueError('input_dim is still open; FLOPs need the width of the input')
         return Flops(embedding=matmul_flops(tokens, config.embed_dim, config.input_dim))
     return Flops()
+
+
+def _byte_spelling_flops(config: ByteSpelling, tokens: int) -> Flops:
+    """Filters where they fit the word, highway layers and projection."""
+    if config.max_bytes is None:
+        raise ValueError('max_bytes is still open; FLOPs need the width of a word')
+    filters = sum(
+        matmul_flops(tokens * (config.max_bytes - width + 1), number, width * config.byte_dim)
+        for width, number in config.filters
+    )
+    wide = config.filters_dim
+    highway = config.highway_layers * matmul_flops(tokens, 2 * wide, wide)
+    projection = matmul_flops(tokens, config.embed_dim, wide)
+    return Flops(convolution=filters, feed_forward=highway, embedding=projection)
 
 
 def mixture_flops(config: 'MixtureConfig', *, batch: int, length: int, embed_dim: int) -> Flops:

@@ -2,7 +2,9 @@
 
     per step        o_t = D(h_t) W + b
     per sequence    o = D(p) W + b, with p one of
-        last        what the encoder offers itself: of a recurrent one the last states
+        last        what the encoder offers itself: of a recurrent one the last states, of BERT
+                    what its pooler makes of the first position, of a language model the last
+                    token's features
         mean, max   over the positions, feature by feature
         attention   sum_t a_t h_t,  a = softmax_t(u . tanh(h_t A + c))       (Yang et al. 2016,
                                                                               equations 5 to 7)
@@ -19,7 +21,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from seqzoo.layers.dropout import Dropout
-from seqzoo.layers.inputs import Tokens
+from seqzoo.layers.inputs import Tokens, TypedTokens
 from seqzoo.layers.linear import Linear
 from seqzoo.layers.recurrent import RecurrentConfig
 from seqzoo.layers.recurrent_cells import Elman
@@ -31,6 +33,7 @@ from seqzoo.models.base import (
     LabelOutput,
 )
 from seqzoo.models.flops import Flops, matmul_flops
+from seqzoo.models.language_model_encoder import LanguageModelEncoderConfig
 from seqzoo.models.recurrent_encoder import RecurrentEncoderConfig
 from seqzoo.parallel.axes import constrain, named
 
@@ -78,6 +81,10 @@ class LabelerConfig(LabelingConfig):
         encoder = RecurrentEncoderConfig(inputs=Tokens(vocab_size=16, embed_dim=8), layers=layers)
         return cls(encoder=encoder, num_outputs=3, pooling='attention', dropout_rate=0.1)
 
+    @property
+    def backbone(self) -> tuple[str, ...]:
+        return ('encoder', *self.encoder.backbone)
+
     def example_inputs(self, batch: int = 2, length: int = 8) -> tuple[jax.Array, ...]:
         """What the encoder reads."""
         return self.encoder.example_inputs(batch, length)
@@ -123,12 +130,30 @@ class LabeledEncoder(nn.Module):
             segments: `[batch, length]`, 1 at positions and 0 at padding; `None`: all real.
             train: whether dropout is on (it draws from the `'dropout'` stream).
         """
+        if isinstance(inputs, TypedTokens) and not self.config.encoder.reads_token_types:
+            inputs = inputs.tokens  # where a second sentence begins, its mark shows too
         found = self.encoder(inputs, segments=segments, train=train)
         if self.config.per == 'step':
             outputs = self.head(self.dropout(found.features, train)).astype(jnp.float32)
-            return LabelOutput(constrain(outputs, 'batch', 'length', 'classes'))
-        pooled = self._pool(found, segments)
-        return LabelOutput(self.head(self.dropout(pooled, train)).astype(jnp.float32))
+            outputs = constrain(outputs, 'batch', 'length', 'classes')
+        else:
+            pooled = self._pool(found, segments)
+            outputs = self.head(self.dropout(pooled, train)).astype(jnp.float32)
+        return LabelOutput(outputs, found.features)
+
+    def unembed(self, features: jax.Array) -> jax.Array:
+        """Next-token logits of the features, where a language model stands below the head.
+
+        Raises:
+            ConfigError: none does.
+        """
+        if not isinstance(self.config.encoder, LanguageModelEncoderConfig):
+            kind = type(self.config.encoder).__name__.removesuffix('Config')
+            raise ConfigError(
+                f'a loss of language modelling needs a language model below the head, and there '
+                f'stands a {kind}: set language_model_weight to 0, or take a LanguageModelEncoder'
+            )
+        return self.encoder.unembed(features)
 
     def _pool(self, found: EncoderOutput, segments: jax.Array | None) -> jax.Array:
         """`[batch, length, embed]` -> `[batch, embed]`; zeros where a row has no positions."""
@@ -136,8 +161,8 @@ class LabeledEncoder(nn.Module):
         if pooling == 'last':
             if found.pooled is None:
                 raise ConfigError(
-                    'pooling is last, but this encoder has no last state: choose mean, max or '
-                    'attention'
+                    'pooling is last, but this encoder offers no vector of a whole sequence: '
+                    'choose mean, max or attention'
                 )
             return found.pooled
         shape = features.shape[:2]

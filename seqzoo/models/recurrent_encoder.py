@@ -103,15 +103,16 @@ class RecurrentEncoder(nn.Module):
         """
         x = constrain(embed(self.reader, inputs, segments, train), 'batch', 'length', 'embed')
         result = self.stack(x, segments=segments, train=train)
-        return EncoderOutput(result.features, result.carry, self._last_state(result))
+        return EncoderOutput(result.features, result.carry, last_state(self.config.layers, result))
 
-    def _last_state(self, result: Recurrence) -> jax.Array:
-        """`[batch, embed]`, joined like the features of the top layer."""
-        top, layers = result.carry[-1], self.config.layers
-        if not layers.is_bidirectional(layers.num_layers - 1):
-            state = top['h']
-        elif layers.directions == 'summed':
-            state = top[0]['h'] + top[1]['h']
-        else:
-            state = jnp.concatenate([top[0]['h'], top[1]['h']], axis=-1)
-        return state.astype(result.features.dtype)
+
+def last_state(layers: RecurrentConfig, result: Recurrence) -> jax.Array:
+    """`[batch, embed]`, the last states of the top one of some layers, joined like its features."""
+    top = result.carry[-1]
+    if not layers.is_bidirectional(layers.num_layers - 1):
+        state = top['h']
+    elif layers.directions == 'summed':
+        state = top[0]['h'] + top[1]['h']
+    else:
+        state = jnp.concatenate([top[0]['h'], top[1]['h']], axis=-1)
+    return state.astype(result.features.dtype)

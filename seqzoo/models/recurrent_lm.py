@@ -39,8 +39,9 @@ from seqzoo.layers.embedding import Embedding, logit_bias
 from seqzoo.layers.linear import Linear
 from seqzoo.layers.mixture import MixtureConfig, MixtureOfExperts
 from seqzoo.layers.recurrent import Recurrence, RecurrentConfig, RecurrentStack, length_mask
-from seqzoo.layers.recurrent_cells import LSTM, uniform
+from seqzoo.layers.recurrent_cells import LSTM
 from seqzoo.layers.recurrent_dropout import drop_features, embedding_dropout
+from seqzoo.layers.recurrent_initializers import uniform
 from seqzoo.models.base import ConfigError, LMOutput, ModelConfig
 from seqzoo.models.flops import Flops, logits_flops, mixture_flops, recurrent_flops
 from seqzoo.parallel.axes import constrain

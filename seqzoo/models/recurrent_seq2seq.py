@@ -45,7 +45,7 @@ from seqzoo.layers.embedding import Embedding, logit_bias
 from seqzoo.layers.linear import Linear
 from seqzoo.layers.recurrent import Recurrence, RecurrentConfig, RecurrentStack
 from seqzoo.layers.recurrent_attention import Attention, Score, Span
-from seqzoo.layers.recurrent_cells import LSTM, Cell, uniform
+from seqzoo.layers.recurrent_cells import LSTM, Cell
 from seqzoo.layers.recurrent_decoders import (
     ContextDecoder,
     DecoderConfig,
@@ -53,6 +53,7 @@ from seqzoo.layers.recurrent_decoders import (
     FeedingDecoder,
     StackedDecoder,
 )
+from seqzoo.layers.recurrent_initializers import uniform
 from seqzoo.models.base import ConfigError, LMOutput, ModelConfig
 from seqzoo.models.decoder_flops import decoder_flops
 from seqzoo.models.flops import Flops, logits_flops, matmul_flops, recurrent_flops

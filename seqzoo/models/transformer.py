@@ -51,7 +51,9 @@ from seqzoo.layers.transformer_layers import (
     Norm,
 )
 from seqzoo.models.base import ConfigError, LMOutput, ModelConfig
+from seqzoo.models.flops import Flops
 from seqzoo.models.transformer_cache import TransformerCache, TransformerMemory
+from seqzoo.models.transformer_flops import transformer_flops
 from seqzoo.parallel.axes import constrain
 from seqzoo.parallel.shards import whole
 
@@ -192,6 +194,10 @@ class TransformerConfig(ModelConfig):
     def tiny(cls) -> Self:
         """Two layers, 16 wide."""
         return cls(vocab_size=32, num_layers=2, embed_dim=16, mlp_dim=32, num_heads=2)
+
+    def flops(self, batch: int, length: int) -> Flops:
+        """By formula; source and target have the same length."""
+        return transformer_flops(self, batch=batch, source_length=length, target_length=length)
 
     def example_inputs(self, batch: int = 2, length: int = 8) -> tuple[jax.Array, ...]:
         """Source and target token ids."""

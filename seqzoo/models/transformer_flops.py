@@ -1,11 +1,35 @@
 """Operations of the Transformer's forward pass, by formula."""
 
+from typing import Protocol
+
 from seqzoo.models.flops import Flops, attention_flops, feed_forward_flops, logits_flops
-from seqzoo.models.transformer import TransformerConfig
+
+
+class Sizes(Protocol):
+    """What of a `TransformerConfig` costs operations."""
+
+    @property
+    def vocab_size(self) -> int | None: ...
+    @property
+    def num_layers(self) -> int: ...
+    @property
+    def num_encoder_layers(self) -> int | None: ...
+    @property
+    def num_decoder_layers(self) -> int | None: ...
+    @property
+    def embed_dim(self) -> int: ...
+    @property
+    def mlp_dim(self) -> int: ...
+    @property
+    def num_heads(self) -> int: ...
+    @property
+    def key_dim(self) -> int | None: ...
+    @property
+    def value_dim(self) -> int | None: ...
 
 
 def transformer_flops(
-    config: TransformerConfig, *, batch: int, source_length: int, target_length: int
+    config: Sizes, *, batch: int, source_length: int, target_length: int
 ) -> Flops:
     """The encoder-decoder of Vaswani et al. 2017 (section 3), logits at every target position.
 

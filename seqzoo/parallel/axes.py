@@ -31,6 +31,7 @@ AXES = frozenset(
         'channels_in',
         'channels_out',
         'experts',
+        'groups',  # rows of a batch beside 'experts', which split a part of the same devices
         'classes',
         'layers',  # stacked equal layers
     }
@@ -39,12 +40,13 @@ AXES = frozenset(
 Rules = tuple[tuple[str, str | tuple[str, ...] | None], ...]
 
 DEFAULT_RULES: Rules = (
-    ('batch', ('data', 'fsdp')),
+    ('batch', ('data', 'fsdp', 'expert')),
+    ('groups', ('data', 'fsdp')),
     ('length', 'sequence'),
     ('vocab', 'tensor'),
     ('heads', 'tensor'),
     ('mlp', 'tensor'),
-    ('experts', 'tensor'),
+    ('experts', ('expert', 'tensor')),
     ('embed', 'fsdp'),
 )
 
@@ -106,11 +108,13 @@ class Layout:
         rules: which mesh axes a name is laid over.
         manual: the axes of `shard_map` or `pmap` over which the rows of the batch are cut; empty
             where arrays are global.
+        platform: of the devices that the program is compiled for; `None` if nobody has said.
     """
 
     mesh: Mesh | None
     rules: Rules
     manual: tuple[str, ...] = ()
+    platform: str | None = None
 
 
 _context: contextvars.ContextVar[Layout | None] = contextvars.ContextVar('axis_rules', default=None)
@@ -118,16 +122,45 @@ _context: contextvars.ContextVar[Layout | None] = contextvars.ContextVar('axis_r
 
 @contextlib.contextmanager
 def axis_rules(
-    mesh: Mesh | None, rules: Rules = DEFAULT_RULES, *, manual: tuple[str, ...] = ()
+    mesh: Mesh | None,
+    rules: Rules = DEFAULT_RULES,
+    *,
+    manual: tuple[str, ...] = (),
+    platform: str | None = None,
 ) -> Iterator[None]:
     """Traces under this context lay named activations over `mesh`; `mesh=None` says that every
     array is local, and `manual` over which axes the rows of the batch are then cut.
+
+    `platform` is that of the devices of the mesh; without one, that of the enclosing context.
     """
-    token = _context.set(Layout(mesh, rules, manual))
+    if platform is None and mesh is not None:
+        platform = platform_of(mesh)
+    if platform is None and (outer := _context.get()) is not None:
+        platform = outer.platform
+    token = _context.set(Layout(mesh, rules, manual, platform))
     try:
         yield
     finally:
         _context.reset(token)
+
+
+def platform_of(mesh: Mesh) -> str | None:
+    """`'cpu'`, `'gpu'` or `'tpu'`; `None` of a mesh without devices."""
+    devices = getattr(mesh, 'devices', None)
+    if devices is None:
+        return None
+    platform = devices.flat[0].platform
+    return 'gpu' if platform in ('cuda', 'rocm') else platform  # as jax.default_backend() has it
+
+
+def target_platform() -> str:
+    """Where the program that is being traced will run: on the devices of the enclosing
+    `axis_rules`, which need not be those of this machine, or else on JAX's default ones.
+    """
+    layout = _context.get()
+    if layout is None or layout.platform is None:
+        return jax.default_backend()
+    return layout.platform
 
 
 def current_layout() -> Layout | None:

@@ -15,7 +15,7 @@ import jax
 from jax.sharding import Mesh, PartitionSpec
 
 from seqzoo.errors import UserError
-from seqzoo.parallel.axes import DEFAULT_RULES, Rules, axis_rules
+from seqzoo.parallel.axes import DEFAULT_RULES, Rules, axis_rules, platform_of
 from seqzoo.parallel.mesh import BATCH_AXES, replicated, rows_sharding
 
 Strategy = Literal['jit', 'shard_map', 'pmap']
@@ -83,7 +83,7 @@ def compile_train_step(
     if strategy == 'shard_map':
         state_specs = jax.tree.map(lambda sharding: sharding.spec, state_shardings)
         run = jax.shard_map(
-            _with_rules(step, None, rules, manual=BATCH_AXES),
+            _with_rules(step, None, rules, manual=BATCH_AXES, platform=platform_of(mesh)),
             mesh=mesh,
             in_specs=(state_specs, PartitionSpec(BATCH_AXES)),
             out_specs=(state_specs, PartitionSpec()),
@@ -159,16 +159,22 @@ def compile_in_place(
     again has always come the same way and compiles nothing anew. The memory of the argument
     numbered `donate` is used again.
     """
-    out = {'out_shardings': replicated(mesh)} if gather else {}
-    return jax.jit(_with_rules(function, mesh, rules), donate_argnums=donate, **out)
+    traced = _with_rules(function, mesh, rules)
+    if gather:
+        return jax.jit(traced, donate_argnums=donate, out_shardings=replicated(mesh))
+    return jax.jit(traced, donate_argnums=donate)
 
 
 def _with_rules(
-    function: Callable[..., Any], mesh: Mesh | None, rules: Rules, manual: tuple[str, ...] = ()
+    function: Callable[..., Any],
+    mesh: Mesh | None,
+    rules: Rules,
+    manual: tuple[str, ...] = (),
+    platform: str | None = None,
 ) -> Callable[..., Any]:
     @functools.wraps(function)
     def traced(*args: Any) -> Any:
-        with axis_rules(mesh, rules, manual=manual):
+        with axis_rules(mesh, rules, manual=manual, platform=platform):
             return function(*args)
 
     return traced
@@ -185,7 +191,7 @@ def _pmap(step: Callable[..., Any], mesh: Mesh, state_shardings: Any) -> Callabl
     if is_split:
         axes = jax.tree.map(lambda sharding: 0 if any(sharding.spec) else None, state_shardings)
     run = jax.pmap(
-        _with_rules(step, None, DEFAULT_RULES, manual=('data',)),
+        _with_rules(step, None, DEFAULT_RULES, manual=('data',), platform=platform_of(mesh)),
         axis_name='data',
         in_axes=(axes, 0),
         out_axes=(axes, None),

@@ -1,7 +1,7 @@
 """Meshes, and where every array of a run lives on one.
 
-Data parallel, fully sharded, tensor and sequence parallel training differ only in the shape of the
-mesh: an axis of size 1 vanishes from every sharding.
+Data parallel, fully sharded, expert, tensor and sequence parallel training differ only in the shape
+of the mesh: an axis of size 1 vanishes from every sharding.
 """
 
 import math
@@ -17,8 +17,8 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from seqzoo.errors import UserError
 from seqzoo.parallel.storage import shardings_of as shardings_of  # it is offered here too
 
-MESH_AXES = ('data', 'fsdp', 'tensor', 'sequence')
-BATCH_AXES = ('data', 'fsdp')
+MESH_AXES = ('data', 'fsdp', 'expert', 'tensor', 'sequence')
+BATCH_AXES = ('data', 'fsdp', 'expert')
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,6 +29,8 @@ class MeshConfig:
     Attributes:
         data: replicas that split the batch and hold whole parameters.
         fsdp: replicas that split the batch and the parameters.
+        expert: replicas that split the batch and the experts of a mixture; tokens go to the device
+            of their expert and come back, and what is no expert they hold whole.
         tensor: devices that split heads, hidden widths and the vocabulary.
         sequence: devices that split the length of a sequence.
         dcn_data, dcn_fsdp: over how many slices those replicas are spread, where several slices
@@ -38,6 +40,7 @@ class MeshConfig:
 
     data: int = -1
     fsdp: int = 1
+    expert: int = 1
     tensor: int = 1
     sequence: int = 1
     dcn_data: int = -1
@@ -54,7 +57,7 @@ class MeshConfig:
 
 
 def build_mesh(config: MeshConfig, devices: Sequence[Any] | None = None) -> Mesh:
-    """A mesh with `Auto` axes over all devices, in the order data, fsdp, tensor, sequence.
+    """A mesh with `Auto` axes over all devices, in the order of `MESH_AXES`.
 
     On TPU neighbours on the mesh are neighbours in the machine. Axes are as large as the
     configuration says, whether or not they cross slices; what crosses is the outer part of `data`
@@ -103,14 +106,14 @@ def _over_slices(config: MeshConfig, sizes: list[int], devices: list[Any]) -> li
             f'mesh: dcn_data x dcn_fsdp is {data} x {fsdp}, but the devices form {count} '
             f'slice{"s" if count > 1 else ""}; let their product be {count}.'
         )
-    for name, size, slices in (('data', sizes[0], data), ('fsdp', sizes[1], fsdp)):
+    for name, size, slices in zip(('data', 'fsdp'), sizes, (data, fsdp), strict=False):
         if size % slices:
             raise UserError(
                 f'mesh: {name} = {size} cannot be spread over {slices} slices; make it a multiple '
                 f'of {slices}, or say with --mesh.dcn-data and --mesh.dcn-fsdp which axis crosses '
                 'slices.'
             )
-    return [data, fsdp, 1, 1]
+    return [data, fsdp, *[1] * (len(MESH_AXES) - 2)]
 
 
 def _arrange(devices: list[Any], sizes: list[int], slices: list[int]) -> np.ndarray:
@@ -134,13 +137,13 @@ def replicated(mesh: Mesh) -> NamedSharding:
 
 
 def rows_sharding(mesh: Mesh) -> NamedSharding:
-    """The first dimension, rows of a batch, is split over the data and fsdp axes."""
-    return NamedSharding(mesh, PartitionSpec(BATCH_AXES))
+    """The first dimension, rows of a batch, is split over those of `BATCH_AXES` that there are."""
+    return NamedSharding(mesh, PartitionSpec(tuple(a for a in BATCH_AXES if a in mesh.shape)))
 
 
 def row_shards(mesh: Mesh) -> int:
     """Into how many parts the rows of a batch are split."""
-    return math.prod(mesh.shape[a] for a in BATCH_AXES)
+    return math.prod(mesh.shape.get(a, 1) for a in BATCH_AXES)
 
 
 def put_rows(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:

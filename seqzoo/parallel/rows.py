@@ -7,6 +7,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from seqzoo.errors import UserError
+from seqzoo.parallel.mesh import BATCH_AXES
 
 
 @dataclass(frozen=True)
@@ -22,7 +23,7 @@ class RowShare:
     count: int
 
 
-def row_share(mesh: Mesh, axes: tuple[str, ...] = ('data', 'fsdp')) -> RowShare:
+def row_share(mesh: Mesh, axes: tuple[str, ...] = BATCH_AXES) -> RowShare:
     """The part of a batch whose rows this process's devices hold.
 
     Where an axis other than those of the rows crosses processes, several of them hold the same.
@@ -30,7 +31,7 @@ def row_share(mesh: Mesh, axes: tuple[str, ...] = ('data', 'fsdp')) -> RowShare:
     Raises:
         UserError: the devices of a process do not stand together in the mesh.
     """
-    order = [mesh.axis_names.index(axis) for axis in axes]
+    order = [mesh.axis_names.index(axis) for axis in axes if axis in mesh.axis_names]
     rest = [i for i in range(mesh.devices.ndim) if i not in order]
     grid = np.transpose(mesh.devices, order + rest)
     grid = grid.reshape(int(np.prod([mesh.devices.shape[i] for i in order])), -1)

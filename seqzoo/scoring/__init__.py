@@ -1,29 +1,39 @@
 """Scores of text against references: text in, numbers out.
 
 Every scorer takes as many hypotheses as references, one line each, and returns a `Score`: the
-value, and the signature without which it cannot be compared. `score_table` computes all of them.
+value, and the signature without which it cannot be compared. `score_table` computes all of them,
+`difference` subtracts only like from like, `paired_bootstrap` says whether a difference is chance.
 
 | function | input | quoted by |
 |---|---|---|
 | `bleu` | detokenised text | papers since 2018 (sacreBLEU, cased, 13a) |
 | `tokenized_bleu` | tokenised text | Multi30k (lower-cased), papers before 2018 |
 | `compound_split_bleu` | detokenised text | Vaswani et al. 2017, English-German |
-| `chrf` | detokenised text | WMT |
+| `chrf`, `ter` | detokenised text | WMT |
 | `exact_match` | any | this project's number words |
 """
 
 from seqzoo.scoring.bleu import bleu, compound_split_bleu, tokenized_bleu
 from seqzoo.scoring.chrf import chrf
+from seqzoo.scoring.comparison import PairedComparison, difference, paired_bootstrap
 from seqzoo.scoring.exact_match import exact_match
 from seqzoo.scoring.score import Score
-from seqzoo.scoring.table import score_table
+from seqzoo.scoring.scorer import Scorer
+from seqzoo.scoring.table import score_table, scorers
+from seqzoo.scoring.ter import ter
 
 __all__ = [
+    'PairedComparison',
     'Score',
+    'Scorer',
     'bleu',
     'chrf',
     'compound_split_bleu',
+    'difference',
     'exact_match',
+    'paired_bootstrap',
     'score_table',
+    'scorers',
+    'ter',
     'tokenized_bleu',
 ]

@@ -2,24 +2,27 @@
 
 from collections.abc import Sequence
 
-from seqzoo.scoring.score import Score, check_corpus
+from seqzoo.scoring.score import Score
+from seqzoo.scoring.scorer import Scorer
 
 
-def chrf(hypotheses: Sequence[str], references: Sequence[str], *, word_order: int = 0) -> Score:
+def chrf_scorer(*, word_order: int = 0, quoted_by: str = '') -> Scorer:
     """ChrF of detokenised text.
 
     Args:
-        hypotheses: one line for each segment.
-        references: as many lines.
         word_order: 2 for chrF++, which also counts word n-grams.
+        quoted_by: who gives numbers of this kind.
+    """
+    settings = {'word_order': word_order}
+    return Scorer(
+        name='chrf' + '+' * word_order, metric='CHRF', settings=settings, quoted_by=quoted_by
+    )
+
+
+def chrf(hypotheses: Sequence[str], references: Sequence[str], *, word_order: int = 0) -> Score:
+    """ChrF of detokenised text, one line for each segment; see `chrf_scorer`.
 
     Raises:
         UserError: different numbers of lines, or none.
     """
-    check_corpus(hypotheses, references)
-    from sacrebleu.metrics.chrf import CHRF
-
-    metric = CHRF(word_order=word_order)
-    result = metric.corpus_score(list(hypotheses), [list(references)])
-    name = 'chrf' + '+' * word_order
-    return Score(float(result.score), str(metric.get_signature()), name)
+    return chrf_scorer(word_order=word_order)(hypotheses, references)

@@ -22,4 +22,5 @@ def exact_match(hypotheses: Sequence[str], references: Sequence[str]) -> Score:
         signature='nrefs:1|case:mixed|strip:yes',
         name='exact_match',
         details={'matches': matches, 'lines': len(references)},
+        quoted_by='the number words here',
     )

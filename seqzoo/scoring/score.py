@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from seqzoo.errors import UserError
 
@@ -12,17 +12,21 @@ class Score:
     """A number that says how it was made.
 
     Attributes:
-        value: 0 to 100, more is better.
+        value: from 0, most of them to 100.
         signature: all settings that change the number, and the version of the scorer.
         name: a short name, unique among the scores of a table: `bleu`, `bleu_lowercase`, `chrf`,
             ...
         details: what the value was made of, by name; plain numbers and lists of them.
+        quoted_by: who gives numbers of this kind.
+        better: whether the `'higher'` or the `'lower'` of two is the better one.
     """
 
     value: float
     signature: str
     name: str
     details: dict[str, Any] = field(default_factory=dict)
+    quoted_by: str = ''
+    better: Literal['higher', 'lower'] = 'higher'
 
     def __str__(self) -> str:
         """The value with two decimals, the name and the signature."""

@@ -59,6 +59,10 @@ class AngleRegression(LabelingTask):
         columns = self.tokens.columns(examples.inputs, learnt)
         return Columns({**columns, 'angles': Ragged.of(examples.angles, np.float32)})
 
+    def nominal_table(self, lengths: Sequence[int]) -> Columns:
+        angles = Ragged.blank(lengths, np.float32, len(self.corpus.angles))
+        return Columns({**self.tokens.nominal(lengths), 'angles': angles})
+
     def sizes(self, learnt: Mapping[str, Any] | None) -> dict[str, int]:
         return {**self.tokens.sizes(learnt), 'num_outputs': 2 * len(self.corpus.angles)}
 

@@ -69,6 +69,7 @@ class Decoding:
         n_best: how many outputs per input are returned.
         rows: inputs decoded at a time.
         seed: of sampling.
+        banned: ids that are never chosen; some checkpoints ban their filling.
     """
 
     method: Literal['beam', 'greedy', 'sample'] = 'beam'
@@ -82,6 +83,7 @@ class Decoding:
     n_best: int = 1
     rows: int = 64
     seed: int = 0
+    banned: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         if self.method not in ('beam', 'greedy', 'sample'):
@@ -227,6 +229,10 @@ class Task(abc.ABC):
             return model
         return replace(model, vocab_size=self.nominal_vocab_size)  # type: ignore[call-arg]
 
+    def nominal_length(self, batch: BatchConfig) -> int:
+        """How long a sequence is before any data has been seen, for estimates: the longest."""
+        return batch.max_length
+
     @property
     @abc.abstractmethod
     def best_metric(self) -> tuple[str, str]:
@@ -245,6 +251,28 @@ class Task(abc.ABC):
     ) -> Prepared:
         """Reads the splits; with `run_dir` the tokenizer stored there is used."""
 
+    def prepare_from(
+        self,
+        pretrained: Path,
+        batch: BatchConfig,
+        *,
+        data_dir: Path | None,
+        cache_dir: Path,
+        announce: Callable[[str], None] = lambda text: None,
+    ) -> Prepared:
+        """Reads the splits 'train' and 'dev' with the tokenizer of another run, whose parameters
+        mean nothing with any other; the rest is learnt as `prepare` would.
+
+        Raises:
+            UserError: the task has no tokenizer that another one's run could have.
+        """
+        del batch, data_dir, cache_dir, announce
+        raise UserError(
+            f'--pretrained {pretrained}: {type(self).__name__} reads nothing that such a run could '
+            'have learnt to read; take a task over text in pieces, or --fork-from for the '
+            'parameters of the same model.'
+        )
+
     @abc.abstractmethod
     def resolve(self, model: ModelConfig, prepared: Prepared) -> ModelConfig:
         """Fills in what the model's configuration left open."""
@@ -252,6 +280,36 @@ class Task(abc.ABC):
     @abc.abstractmethod
     def plan(self, prepared: Prepared, batch: BatchConfig, seed: int) -> Any:
         """The batch plan of the training split."""
+
+    def nominal_plan(self, batch: BatchConfig) -> Any:
+        """A plan of the shapes that batches will have, made without any data: of examples of every
+        length. It has all buckets, `batch_specs` and `first_carry` take it, and nothing is read.
+
+        Raises:
+            UserError: this task cannot say what its data will look like.
+        """
+        del batch
+        raise UserError(f'{type(self).__name__} does not know its batches before it has the data.')
+
+    def nominal_search(
+        self, model: nn.Module, config: ModelConfig, batch: BatchConfig, decoding: Decoding
+    ) -> tuple[Callable[[Any, Batch], Any], Mapping[str, ArraySpec]]:
+        """What `predict` compiles for its longest input, and the arrays that it takes.
+
+        Args:
+            model: the module.
+            config: that it was built from, every size filled in.
+            batch: its longest bucket is the length of the inputs.
+            decoding: how to search; `rows` inputs at a time.
+
+        Raises:
+            UserError: nothing is searched for in this task.
+        """
+        del model, config, batch, decoding
+        raise UserError(
+            f'{type(self).__name__} searches for nothing: there is no decoding to compile; leave '
+            '--decode out.'
+        )
 
     @abc.abstractmethod
     def batches(

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-from seqzoo.data.batching import BatchConfig
+from seqzoo.data.batching import ArraySpec, BatchConfig
 from seqzoo.data.columns import Columns, Fixed, Ragged
 from seqzoo.data.digit_scenes import SIZE, DigitScenes, Scenes
 from seqzoo.data.tokenizer_training import BEGIN, END, PAD, UNKNOWN
@@ -25,6 +25,7 @@ from seqzoo.scoring.bleu import bleu
 from seqzoo.scoring.exact_match import exact_match
 from seqzoo.tasks.base import Batch, Decoding, Losses, Prediction, Prepared, Runtime, Sums
 from seqzoo.tasks.column_task import Answers, ColumnTask, PreparedColumns, pass_over
+from seqzoo.tasks.hypotheses import best_of
 from seqzoo.tasks.open_sizes import fill_open
 from seqzoo.tasks.sequence_search import SpecialTokens, seq2seq_search
 from seqzoo.tasks.translation import forced_logits
@@ -69,6 +70,22 @@ class Captioning(ColumnTask):
         ]
         return Columns({'image': Fixed(examples.images), 'caption': Ragged.of(captions)})
 
+    def nominal_table(self, lengths: Sequence[int]) -> Columns:
+        images = Fixed(np.zeros((len(lengths), SIZE, SIZE), np.uint8))
+        return Columns({'image': images, 'caption': Ragged.blank(lengths)})
+
+    def nominal_search(
+        self, model: nn.Module, config: ModelConfig, batch: BatchConfig, decoding: Decoding
+    ) -> tuple[Callable[[Any, Batch], Any], Mapping[str, ArraySpec]]:
+        rows, size = decoding.rows, config.image_size  # type: ignore[attr-defined]
+        vocab_size: int = config.vocab_size  # type: ignore[attr-defined]
+        specs = {
+            'image': ArraySpec((rows, size, size), 'uint8'),
+            'segments': ArraySpec((rows, 2)),
+            'rows': ArraySpec((rows,)),
+        }
+        return _captions(model, decoding, vocab_size), specs
+
     def resolve(self, model: ModelConfig, prepared: Prepared) -> ModelConfig:
         assert isinstance(prepared, PreparedColumns)
         learnt = prepared.learnt
@@ -88,7 +105,7 @@ class Captioning(ColumnTask):
     def loss(
         self, model: nn.Module, variables: Any, batch: Batch, carry: Any, *, key: jax.Array | None
     ) -> tuple[Losses, Any]:
-        logits = forced_logits(model, variables, _pair(batch), key)
+        logits = forced_logits(model, variables, _pair(batch), key, begin_id=BEGIN)
         per_token: Any = smoothed_cross_entropy(logits, batch['caption'])
         nll = per_token[0]
         mask = batch['segments'].astype(jnp.float32)
@@ -99,7 +116,7 @@ class Captioning(ColumnTask):
     # Evaluation and prediction
 
     def answers(self, model: nn.Module, variables: Any, batch: Batch) -> Answers:
-        logits = forced_logits(model, variables, _pair(batch))
+        logits = forced_logits(model, variables, _pair(batch), begin_id=BEGIN)
         per_token: Any = smoothed_cross_entropy(logits, batch['caption'])
         return Answers(positions={'nll': per_token[1]})
 
@@ -167,19 +184,7 @@ class Captioning(ColumnTask):
         assert isinstance(prepared, PreparedColumns)
         words: list[str] = prepared.learnt['words']
         decoding = decoding or Decoding(method='greedy', extra_length=_LONGEST)
-        special = SpecialTokens(BEGIN, END, PAD, len(words))
-        search = seq2seq_search(runtime.model, decoding, special, source_length=1)
-
-        def captions(variables: Any, batch: Batch) -> Answers:
-            pair = {
-                'source': _ink(batch['image']),
-                'source_segments': batch['segments'],
-                'rows': batch['rows'],
-            }
-            decoded = search(variables, pair)
-            kept = ('tokens', 'lengths', 'scores', 'log_probs')
-            return Answers(examples={name: getattr(decoded, name) for name in kept})
-
+        captions = _captions(runtime.model, decoding, len(words))
         rows = BatchConfig(tokens=max(2, decoding.rows), max_length=2, buckets=(2,))
         table = Columns({'image': Fixed(images)})
         name = ('captions', decoding)
@@ -189,6 +194,24 @@ class Captioning(ColumnTask):
             _prediction({key: v[i] for key, v in values.items()}, words, decoding.n_best)
             for i in range(len(images))
         ]
+
+
+def _captions(model: nn.Module, decoding: Decoding, words: int) -> Callable[[Any, Batch], Answers]:
+    """Searches for the captions of a batch of images, out of so many words."""
+    special = SpecialTokens(BEGIN, END, PAD, words)
+    search = seq2seq_search(model, decoding, special, source_length=1)
+
+    def captions(variables: Any, batch: Batch) -> Answers:
+        pair = {
+            'source': _ink(batch['image']),
+            'source_segments': batch['segments'],
+            'rows': batch['rows'],
+        }
+        decoded = search(variables, pair)
+        kept = ('tokens', 'lengths', 'scores', 'log_probs')
+        return Answers(examples={name: getattr(decoded, name) for name in kept})
+
+    return captions
 
 
 def read_image(path: Path, size: int) -> np.ndarray:
@@ -238,7 +261,7 @@ def _text(ids: np.ndarray, words: list[str]) -> str:
 def _prediction(found: Mapping[str, np.ndarray], words: list[str], n_best: int) -> Prediction:
     """The hypotheses of one image, the best one holding the others."""
 
-    def one(rank: int, **more: Any) -> Prediction:
+    def one(rank: int) -> Prediction:
         ids = found['tokens'][rank, : found['lengths'][rank]]
         text = _text(ids, words)
         return Prediction(
@@ -246,9 +269,6 @@ def _prediction(found: Mapping[str, np.ndarray], words: list[str], n_best: int) 
             score=float(found['scores'][rank]),
             log_prob=float(found['log_probs'][rank]),
             tokens=tuple(text.split()),
-            **more,
         )
 
-    order = np.argsort(-found['scores'], kind='stable').tolist()
-    kept = [rank for rank in order if found['lengths'][rank] > 0][:n_best] or [0]
-    return one(kept[0], alternatives=tuple(one(rank) for rank in kept[1:]))
+    return best_of(found['scores'], found['lengths'], n_best, one)

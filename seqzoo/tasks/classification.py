@@ -28,7 +28,14 @@ from seqzoo.optimization.losses import smoothed_cross_entropy
 from seqzoo.scoring.labels import label_scores
 from seqzoo.tasks.base import Batch, Decoding, Losses, Prediction, Sums
 from seqzoo.tasks.column_task import Answers
-from seqzoo.tasks.labeling import LabelingTask, outputs_of
+from seqzoo.tasks.labeling import (
+    LabelingTask,
+    beside_bytes,
+    blank_bytes,
+    bytes_column,
+    check_bytes,
+    outputs_of,
+)
 from seqzoo.tasks.open_sizes import fill_open
 
 
@@ -56,6 +63,20 @@ class Classification(LabelingTask):
     def column(self, inputs: Sequence[Any], learnt: Mapping[str, Any]) -> Column:
         """What the model reads of each example."""
 
+    def more_columns(self, inputs: Sequence[Any]) -> dict[str, Column]:
+        """What else it reads."""
+        del inputs
+        return {}
+
+    @abc.abstractmethod
+    def nominal_column(self, lengths: Sequence[int]) -> Column:
+        """A column as of `column`, of inputs of these lengths."""
+
+    def more_nominal_columns(self, lengths: Sequence[int]) -> dict[str, Column]:
+        """Columns as of `more_columns`, of inputs of these lengths."""
+        del lengths
+        return {}
+
     @abc.abstractmethod
     def input_sizes(self, learnt: Mapping[str, Any] | None) -> dict[str, int]:
         """The part of `sizes` that concerns the model's inputs."""
@@ -82,7 +103,13 @@ class Classification(LabelingTask):
 
     def encode(self, examples: Labelled, learnt: Mapping[str, Any]) -> Columns:
         inputs = self.column(examples.inputs, learnt)
-        return Columns({'inputs': inputs, 'label': Fixed(examples.labels)})
+        more = self.more_columns(examples.inputs)
+        return Columns({'inputs': inputs, **more, 'label': Fixed(examples.labels)})
+
+    def nominal_table(self, lengths: Sequence[int]) -> Columns:
+        labels = Fixed(np.zeros(len(lengths), np.int32))
+        inputs = {'inputs': self.nominal_column(lengths), **self.more_nominal_columns(lengths)}
+        return Columns({**inputs, 'label': labels})
 
     def _filled(self, model: ModelConfig, learnt: Mapping[str, Any] | None) -> ModelConfig:
         if len(self.corpus.classes) == 2 and getattr(model, 'num_outputs', None) == 1:
@@ -94,7 +121,14 @@ class Classification(LabelingTask):
     def loss(
         self, model: nn.Module, variables: Any, batch: Batch, carry: Any, *, key: jax.Array | None
     ) -> tuple[Losses, Any]:
-        logits = class_logits(model, variables, batch, key)
+        return self.judged(class_logits(model, variables, self.given(batch), key), batch), carry
+
+    def given(self, batch: Batch) -> Batch:
+        """The batch with what the model reads as `inputs`."""
+        return batch
+
+    def judged(self, logits: jax.Array, batch: Batch) -> Losses:
+        """What is minimised and reported, given `[rows, classes]` logits."""
         per_example: Any = smoothed_cross_entropy(logits, batch['label'], self.label_smoothing)
         loss, nll = per_example
         weight, right = batch['weight'], jnp.argmax(logits, axis=-1) == batch['label']
@@ -104,12 +138,12 @@ class Classification(LabelingTask):
             'nll': Sums(jnp.sum(nll * weight), count),
             'accuracy': Sums(100 * jnp.sum(right * weight), count),
         }
-        return Losses({'loss': total}, metrics), carry
+        return Losses({'loss': total}, metrics)
 
     # Evaluation and prediction
 
     def answers(self, model: nn.Module, variables: Any, batch: Batch) -> Answers:
-        logits = class_logits(model, variables, batch)
+        logits = class_logits(model, variables, self.given(batch))
         return Answers(examples={'log_probs': jax.nn.log_softmax(logits)})
 
     def measure(
@@ -124,7 +158,7 @@ class Classification(LabelingTask):
 
     def parse(self, records: Sequence[str], learnt: Mapping[str, Any]) -> Columns:
         inputs = [self.read_line(record) for record in records]
-        return Columns({'inputs': self.column(inputs, learnt)})
+        return Columns({'inputs': self.column(inputs, learnt), **self.more_columns(inputs)})
 
     def prediction(
         self, record: str, answers: Mapping[str, np.ndarray], decoding: Decoding
@@ -152,7 +186,12 @@ def class_logits(
         batch: with `inputs` and `segments`.
         key: of dropout; `None` leaves it off.
     """
-    logits = outputs_of(model, variables, batch['inputs'], batch, key, rank=2)
+    inputs = beside_bytes(batch['inputs'], batch)
+    return of_two_classes(outputs_of(model, variables, inputs, batch, key, rank=2))
+
+
+def of_two_classes(logits: jax.Array) -> jax.Array:
+    """A single output made the logits of two classes; others are left alone."""
     if logits.shape[-1] == 1:
         return jnp.concatenate([jnp.zeros_like(logits), logits], axis=-1)
     return logits
@@ -164,10 +203,16 @@ class TextClassification(Classification):
 
     Attributes:
         words: how a text becomes words, and which words are known.
+        bytes: places for a word spelled in bytes, for a model that reads `layers.spelling`; 0: it
+            does not.
     """
 
     corpus: LabelledData = field(default_factory=Imdb)
     words: TextConfig = field(default_factory=lambda: TextConfig(vocab_size=20_000, max_words=200))
+    bytes: int = 0
+
+    def __post_init__(self) -> None:
+        check_bytes('task', self.bytes)
 
     @property
     def nominal_vocab_size(self) -> int | None:
@@ -179,14 +224,28 @@ class TextClassification(Classification):
 
     def column(self, inputs: Sequence[str], learnt: Mapping[str, Any]) -> Column:
         words = WordList(learnt['words'], lowercase=self.words.lowercase)
+        return Ragged.of([words.encode(text) for text in self._cut(inputs)])
+
+    def more_columns(self, inputs: Sequence[str]) -> dict[str, Column]:
+        return bytes_column(self._cut(inputs), self.bytes)
+
+    def _cut(self, texts: Sequence[str]) -> list[list[str]]:
         # A text without a single word is one that the model does not know.
-        found = [words.encode(self.words.words(text) or ['']) for text in inputs]
-        return Ragged.of(found)
+        return [self.words.words(text) or [''] for text in texts]
+
+    def nominal_column(self, lengths: Sequence[int]) -> Column:
+        return Ragged.blank(lengths)
+
+    def more_nominal_columns(self, lengths: Sequence[int]) -> dict[str, Column]:
+        return blank_bytes(lengths, self.bytes)
+
+    @property
+    def spells(self) -> bool:
+        return bool(self.bytes)
 
     def input_sizes(self, learnt: Mapping[str, Any] | None) -> dict[str, int]:
-        if learnt is None:
-            return {'vocab_size': self.words.vocab_size or 20_000}
-        return {'vocab_size': len(learnt['words'])}
+        words = self.words.vocab_size or 20_000 if learnt is None else len(learnt['words'])
+        return {'vocab_size': words, **({'max_bytes': self.bytes} if self.bytes else {})}
 
     def read_line(self, record: str) -> str:
         return record
@@ -206,6 +265,9 @@ class SeriesClassification(Classification):
     def column(self, inputs: Sequence[np.ndarray], learnt: Mapping[str, Any]) -> Column:
         del learnt
         return Ragged.of(inputs, np.float32)  # also of equal lengths: buckets may be longer
+
+    def nominal_column(self, lengths: Sequence[int]) -> Column:
+        return Ragged.blank(lengths, np.float32, self.input_dim)
 
     def input_sizes(self, learnt: Mapping[str, Any] | None) -> dict[str, int]:
         del learnt

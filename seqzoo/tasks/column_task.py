@@ -22,7 +22,7 @@ import numpy as np
 from flax import linen as nn
 
 from seqzoo.data.batching import ArraySpec, BatchConfig
-from seqzoo.data.bucketing import BucketPlan, EvaluationPlan
+from seqzoo.data.bucketing import BucketPlan, EvaluationPlan, geometric_ladder
 from seqzoo.data.columns import Column, Columns, Fixed, Ragged
 from seqzoo.data.pipeline import step_batches, step_specs
 from seqzoo.errors import UserError
@@ -98,7 +98,12 @@ class PreparedColumns(Prepared):
         partial.replace(run_dir / LEARNT_FILE)
 
 
-def _load_learnt(run_dir: Path) -> dict[str, Any]:
+def load_learnt(run_dir: Path) -> dict[str, Any]:
+    """What `PreparedColumns.save` wrote.
+
+    Raises:
+        UserError: the file is missing or damaged.
+    """
     file = run_dir / LEARNT_FILE
     try:
         learnt = json.loads(file.read_text(encoding='utf-8'))
@@ -144,6 +149,11 @@ class ColumnTask(Task):
             learnt: what `learn` found.
         """
 
+    def nominal_table(self, lengths: Sequence[int]) -> Columns:
+        """Examples of these lengths, in columns as of `encode`, whatever stands in them."""
+        del lengths
+        raise UserError(f'{type(self).__name__} does not know its batches before it has the data.')
+
     # What follows from it
 
     @property
@@ -161,25 +171,52 @@ class ColumnTask(Task):
         announce: Callable[[str], None] = lambda text: None,
     ) -> PreparedColumns:
         del batch, cache_dir
+
+        def learnt(examples: Mapping[str, Any]) -> Mapping[str, Any]:
+            return self.learn(examples['train']) if run_dir is None else load_learnt(run_dir)
+
+        return self.tabulated(splits, data_dir, learnt, run_dir is None, announce)
+
+    def prepared(self, learnt: Mapping[str, Any], splits: Mapping[str, Columns]) -> PreparedColumns:
+        """What was learnt and the splits, put together."""
+        return PreparedColumns(learnt, splits)
+
+    def tabulated(
+        self,
+        splits: Sequence[str],
+        data_dir: Path | None,
+        learn: Callable[[Mapping[str, Any]], Mapping[str, Any]],
+        learns: bool,
+        announce: Callable[[str], None],
+    ) -> PreparedColumns:
+        """Reads splits, and encodes them.
+
+        Args:
+            splits: names.
+            data_dir: where they lie.
+            learn: gives what encoding needs to know, from the examples of all splits.
+            learns: whether it needs the training split.
+            announce: takes sentences about the data.
+        """
+        if learns and 'train' not in splits:
+            raise ValueError('what is learnt comes from the training split or from a run')
         examples = {split: self.read(split, data_dir) for split in splits}
         for split, found in examples.items():
             if not len(found):
                 raise UserError(f'{self.data_name}: the split {split} has no examples.')
-        if run_dir is not None:
-            learnt = _load_learnt(run_dir)
-        elif 'train' in examples:
-            learnt = self.learn(examples['train'])
-        else:
-            raise ValueError('what is learnt comes from the training split or from a run')
-        tables = {}
+        learnt, tables = learn(examples), {}
         for split, found in examples.items():
             tables[split] = self.encode(found, learnt)
             positions = int(tables[split].lengths.sum(dtype=np.int64))
             announce(f'{split}: {len(tables[split]):,} examples, {positions:,} positions')
-        return PreparedColumns(learnt, tables)
+        return self.prepared(learnt, tables)
 
     def plan(self, prepared: Prepared, batch: BatchConfig, seed: int) -> TablePlan:
         return TablePlan(_tables(prepared)['train'], batch, seed=seed)
+
+    def nominal_plan(self, batch: BatchConfig) -> TablePlan:
+        lengths = batch.buckets or geometric_ladder(batch.max_length, batch.length_multiple)
+        return TablePlan(self.nominal_table(lengths), batch)
 
     def batches(
         self,

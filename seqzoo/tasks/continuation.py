@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import jax
@@ -22,8 +22,10 @@ from seqzoo.models.base import CausalLM
 from seqzoo.parallel.mesh import row_shards
 from seqzoo.parallel.rows import row_share
 from seqzoo.tasks.base import Batch, Decoding, Prediction, Runtime
+from seqzoo.tasks.hypotheses import best_of
 from seqzoo.tasks.sequence_search import causal_search, position_limit
 
+BLANK = '____'  # stands in a text for what a model is asked about
 _SHORTEST = 8  # tokens of the first bucket of prompts; each further one is twice as long
 
 _log = logging.getLogger('seqzoo.tasks')
@@ -34,7 +36,7 @@ class NextTokens:
     """What a model expects after a prompt.
 
     Attributes:
-        prompt: as it was given.
+        prompt: as it was given, with a `BLANK` where that is not its end.
         tokens: the most probable next tokens, as labels, in falling order.
         probabilities: of each, from 0 to 1.
     """
@@ -42,6 +44,19 @@ class NextTokens:
     prompt: str
     tokens: tuple[str, ...]
     probabilities: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """What is read of a prompt.
+
+    Attributes:
+        tokens: all that the model reads, at least one.
+        own: those of them that are text of the prompt.
+    """
+
+    tokens: np.ndarray
+    own: np.ndarray
 
 
 def continue_prompts(
@@ -54,8 +69,8 @@ def continue_prompts(
 ) -> list[Prediction]:
     """Continues lines; one prediction a prompt, in order: prompt and text are the whole text.
 
-    A prompt is read as the beginning of a line: after what closes the line before it. An empty one
-    begins a line.
+    A prompt is read after what the tokenizer says stands before one: what closes the line before
+    it, or nothing. An empty one begins a line.
 
     Raises:
         UserError: a prompt has characters that the vocabulary lacks, or the model has no room.
@@ -75,9 +90,8 @@ def continue_prompts(
         )
         for row in np.flatnonzero(item.example_ids >= 0):
             number = int(item.example_ids[row])
-            found[number] = read_hypotheses(
-                decoded, int(row), tokenizer, encoded[number], decoding, stop
-            )
+            prompt = encoded[number]
+            found[number] = read_hypotheses(decoded, int(row), tokenizer, prompt, decoding, stop)
         done += item.examples
         progress(done, len(prompts))
     return found
@@ -120,8 +134,8 @@ def next_tokens(
 
 def encode_prompts(
     model: nn.Module, tokenizer: TextTokenizer, prompts: Sequence[str], room: int
-) -> list[np.ndarray]:
-    """Prompts as the model reads them, at least one token each, with `room` behind them.
+) -> list[Prompt]:
+    """Prompts as the model reads them, with `room` behind them.
 
     Raises:
         UserError: this is no language model, it has fewer positions than `room`, or a prompt has
@@ -129,8 +143,11 @@ def encode_prompts(
     """
     if not isinstance(model, CausalLM):
         raise UserError(f'{type(model).__name__} is no language model: it cannot continue a text.')
-    lines = tokenizer.encode_batch(prompts)
-    encoded = [np.concatenate([[tokenizer.line_end], ids]).astype(np.int32) for ids in lines]
+    before, begin = tokenizer.prompt_start, (tokenizer.line_end,)
+    encoded = [
+        Prompt(np.concatenate([before if len(ids) else begin, ids]).astype(np.int32), ids)
+        for ids in tokenizer.encode_batch(prompts)
+    ]
     limit = position_limit(model)
     if limit is None:
         return encoded
@@ -139,19 +156,19 @@ def encode_prompts(
             f'decode.extra_length is {room}, but the model has only {limit} positions, for prompt '
             'and continuation together; lower it.'
         )
-    if cut := sum(len(ids) > limit - room for ids in encoded):
-        _log.warning(
-            '%d prompts are longer than %d tokens: their ends were read', cut, limit - room
-        )
-    return [ids[-(limit - room) :] for ids in encoded]
+    most = limit - room
+    if cut := sum(len(prompt.tokens) > most for prompt in encoded):
+        _log.warning('%d prompts are longer than %d tokens: their ends were read', cut, most)
+    return [Prompt(prompt.tokens[-most:], prompt.own[-most:]) for prompt in encoded]
 
 
-def _batches(runtime: Runtime, prompts: list[np.ndarray], rows: int) -> Iterator[StepBatch]:
+def _batches(runtime: Runtime, prompts: list[Prompt], rows: int) -> Iterator[StepBatch]:
     """Prompts of like length together, in few shapes: arrays `tokens`, `segments`, `rows`."""
     if not prompts:
         return
-    buckets = sorted({bucket_of(runtime.model, len(prompt)) for prompt in prompts})
-    table = Columns({'tokens': Ragged.of(prompts)})
+    tokens = [prompt.tokens for prompt in prompts]
+    buckets = sorted({bucket_of(runtime.model, len(ids)) for ids in tokens})
+    table = Columns({'tokens': Ragged.of(tokens)})
     config = BatchConfig(
         tokens=rows * buckets[-1],
         max_length=buckets[-1],
@@ -175,7 +192,7 @@ def read_hypotheses(
     decoded: Decoded,
     row: int,
     tokenizer: TextTokenizer,
-    prompt: np.ndarray,
+    prompt: Prompt,
     decoding: Decoding,
     stop: int | None,
 ) -> Prediction:
@@ -190,21 +207,17 @@ def read_hypotheses(
             score=float(decoded.scores[row, rank]),
             log_prob=float(decoded.log_probs[row, rank]),
             tokens=tuple(tokenizer.pieces(ids)),
-            source_tokens=tuple(tokenizer.pieces(prompt[1:])),
+            source_tokens=tuple(tokenizer.pieces(prompt.own)),
         )
 
-    found = np.argsort(-decoded.scores[row], kind='stable')  # samples come in the order of drawing
-    kept = [int(r) for r in found if decoded.lengths[row, r] > 0][: decoding.n_best]
-    best, *others = [one(rank) for rank in kept] or [one(0)]
-    return replace(best, alternatives=tuple(others))
+    return best_of(decoded.scores[row], decoded.lengths[row], decoding.n_best, one)
 
 
-def continued_text(tokenizer: TextTokenizer, prompt: np.ndarray, ids: np.ndarray) -> str:
+def continued_text(tokenizer: TextTokenizer, prompt: Prompt, ids: Any) -> str:
     """The text of `ids` behind an encoded prompt."""
-    read = prompt[1:]  # what closes the line before it is no text of the prompt
     # Together: a tokenizer may join what is apart, or set a space between.
-    whole = tokenizer.decode_text(np.concatenate([read, ids]))
-    return whole.removeprefix(tokenizer.decode_text(read))
+    whole = tokenizer.decode_text(np.concatenate([prompt.own, ids]))
+    return whole.removeprefix(tokenizer.decode_text(prompt.own))
 
 
 def bucket_of(model: nn.Module, length: int) -> int:

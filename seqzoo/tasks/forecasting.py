@@ -168,6 +168,12 @@ class Forecasting(ColumnTask):
             columns['season'] = Ragged.of(before, np.float32)
         return Columns(columns)
 
+    def nominal_table(self, lengths: Sequence[int]) -> Columns:
+        del lengths  # a window is as long as the task says
+        values, scored = (Ragged.blank([self.window], np.float32) for _ in range(2))
+        unit = Fixed(np.ones(1, np.float32))
+        return Columns({'values': values, 'scored': scored, 'unit': unit})
+
     # Loss
 
     def weights(self, batch: Batch) -> dict[str, jax.Array]:

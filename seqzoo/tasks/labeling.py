@@ -6,6 +6,7 @@ A line of text is one record; a blank one gets a blank answer, without asking th
 import abc
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -14,9 +15,10 @@ from flax import linen as nn
 
 from seqzoo.data.batching import BatchConfig
 from seqzoo.data.columns import Column, Columns, Ragged
-from seqzoo.data.word_lists import WordList, WordListConfig, encode_characters
+from seqzoo.data.word_lists import WordList, WordListConfig, encode_bytes, encode_characters
 from seqzoo.errors import UserError
 from seqzoo.layers.inputs import SpelledWords
+from seqzoo.layers.spelling import WithBytes
 from seqzoo.models.base import ModelConfig
 from seqzoo.tasks.base import Batch, Decoding, Prediction, Prepared, Runtime
 from seqzoo.tasks.column_task import ColumnTask, PreparedColumns
@@ -44,6 +46,17 @@ class LabelingTask(ColumnTask):
         self, record: str, answers: Mapping[str, np.ndarray], decoding: Decoding
     ) -> Prediction:
         """What is said about one record; `answers` are those of its example."""
+
+    @property
+    def spells(self) -> bool:
+        """Whether the model reads words by their bytes, which mean the same in every run."""
+        return False
+
+    def prepare_from(self, pretrained: Path, batch: BatchConfig, **options: Any) -> Prepared:
+        """Reads the splits as `prepare` does, if what the other run learnt to read are bytes."""
+        if not self.spells:
+            return super().prepare_from(pretrained, batch, **options)
+        return self.prepare(batch, **options)
 
     def resolve(self, model: ModelConfig, prepared: Prepared) -> ModelConfig:
         assert isinstance(prepared, PreparedColumns)
@@ -89,14 +102,18 @@ class TokenInput:
         words: which tokens are known.
         characters: characters of a token that the model sees beside its number, at most; 0: the
             model reads numbers alone.
+        bytes: places for a token spelled in bytes, for a model that reads `layers.spelling`; 0: it
+            does not.
     """
 
     words: WordListConfig = field(default_factory=WordListConfig)
     characters: int = 0
+    bytes: int = 0
 
     def __post_init__(self) -> None:
         if self.characters < 0:
             raise UserError(f'tokens.characters is {self.characters}; choose 0 or more')
+        check_bytes('tokens', self.bytes)
 
     def learn(self, sequences: Sequence[Sequence[str]]) -> dict[str, Any]:
         """The lists of tokens and of characters of the training data."""
@@ -116,7 +133,14 @@ class TokenInput:
             known, width = WordList(learnt['characters']), self.characters
             spelled = [encode_characters(words, known, width) for words in sequences]
             found['characters'] = Ragged.of(spelled)
-        return found
+        return found | bytes_column(sequences, self.bytes)
+
+    def nominal(self, lengths: Sequence[int]) -> dict[str, Column]:
+        """Columns as of `columns`, of sequences of these lengths."""
+        found: dict[str, Column] = {'tokens': Ragged.blank(lengths)}
+        if self.characters:
+            found['characters'] = Ragged.blank(lengths, np.int32, self.characters)
+        return found | blank_bytes(lengths, self.bytes)
 
     def sizes(self, learnt: Mapping[str, Any] | None) -> dict[str, int]:
         """What the data fills in of the model's inputs; see `LabelingTask.sizes`."""
@@ -127,13 +151,36 @@ class TokenInput:
             characters = len(learnt.get('characters', ())) + 1  # 0 is no character
         if self.characters:
             sizes |= {'num_characters': characters, 'max_characters': self.characters}
-        return sizes
+        return sizes | ({'max_bytes': self.bytes} if self.bytes else {})
 
     def inputs(self, batch: Batch) -> Any:
         """What the model reads of a batch."""
         if self.characters:
-            return SpelledWords(batch['tokens'], batch['characters'])
-        return batch['tokens']
+            return beside_bytes(SpelledWords(batch['tokens'], batch['characters']), batch)
+        return beside_bytes(batch['tokens'], batch)
+
+
+def check_bytes(name: str, width: int) -> None:
+    """Raises `UserError` for places in which no word fits between its marks."""
+    if width and width < 3:
+        raise UserError(f'{name}.bytes is {width}; choose 0, or at least 3')
+
+
+def bytes_column(sequences: Sequence[Sequence[str]], width: int) -> dict[str, Column]:
+    """The column `bytes` of words, `[length, width]` each; none if `width` is 0."""
+    if not width:
+        return {}
+    return {'bytes': Ragged.of([encode_bytes(words, width) for words in sequences], np.int16)}
+
+
+def blank_bytes(lengths: Sequence[int], width: int) -> dict[str, Column]:
+    """A column as of `bytes_column`, of sequences of these lengths."""
+    return {'bytes': Ragged.blank(lengths, np.int16, width)} if width else {}
+
+
+def beside_bytes(own: Any, batch: Batch) -> Any:
+    """What a model reads, with the column `bytes` if the batch has it."""
+    return WithBytes(own, batch['bytes']) if 'bytes' in batch else own
 
 
 def outputs_of(

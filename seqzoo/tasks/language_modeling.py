@@ -19,7 +19,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
@@ -33,14 +33,14 @@ from seqzoo.data.encoding import (
     encode_text_cached,
     load_text_tokenizer,
     make_text_tokenizer,
+    nominal_size_of,
     save_text_tokenizer,
 )
-from seqzoo.data.pipeline import StepBatch, step_batches, step_specs
-from seqzoo.data.plain_text import PlainText, SplitFiles
+from seqzoo.data.pipeline import RowContent, StepBatch, step_batches, step_specs
+from seqzoo.data.plain_text import PlainText, SplitFiles, cut_from
 from seqzoo.data.streams import Order, TextEvaluationPlan, TextPlan, TextRows
 from seqzoo.data.text_files import Lines
 from seqzoo.data.token_store import TokenStore
-from seqzoo.data.tokenizers import TokenizerConfig
 from seqzoo.data.vocabularies import Characters, Words
 from seqzoo.errors import UserError
 from seqzoo.models.base import CausalLM, ModelConfig
@@ -50,6 +50,7 @@ from seqzoo.parallel.rows import row_share
 from seqzoo.tasks.base import Batch, Decoding, Losses, Prediction, Prepared, Runtime, Sums, Task
 from seqzoo.tasks.continuation import NextTokens, continue_prompts, next_tokens
 from seqzoo.tasks.open_sizes import fill_open
+from seqzoo.tasks.sequence_search import causal_search, position_limit
 from seqzoo.tasks.streaming import Growing, stream_prompts
 
 
@@ -76,6 +77,9 @@ class PreparedText(Prepared):
         found = {'tokenizer': self.tokenizer.fingerprint}
         if 'train' in self.splits:
             found['training data'] = self.splits['train'].fingerprint
+        # Of another file the part to be measured may hold what was trained on.
+        if (whole := cut_from(self.texts.values())) is not None:
+            found['file whose parts are the splits'] = whole
         return found
 
     def save(self, run_dir: Path) -> None:
@@ -100,7 +104,7 @@ class LanguageModeling(Task):
 
     Attributes:
         corpus: where the text comes from.
-        tokenizer: a closed vocabulary of characters or words, or SentencePiece.
+        tokenizer: a closed vocabulary of characters or words, byte pairs, or SentencePiece.
         order: `'streams'` carries the state from batch to batch, `'windows'` are shuffled and begin
             anew each.
         random_offset: begin every epoch at another token.
@@ -112,6 +116,9 @@ class LanguageModeling(Task):
     order: Order = 'streams'
     random_offset: bool = False
     documents: Literal['joined', 'lines'] = 'joined'
+
+    # The losses, in nats, that evaluation sums up.
+    judged_by: ClassVar[tuple[str, ...]] = ('loss',)
 
     def __post_init__(self) -> None:
         if self.order not in ('streams', 'windows'):
@@ -131,9 +138,7 @@ class LanguageModeling(Task):
 
     @property
     def nominal_vocab_size(self) -> int | None:
-        if isinstance(self.tokenizer, TokenizerConfig):
-            return self.tokenizer.vocab_size
-        return self.tokenizer.nominal_size
+        return nominal_size_of(self.tokenizer)
 
     @property
     def best_metric(self) -> tuple[str, str]:
@@ -165,6 +170,9 @@ class LanguageModeling(Task):
         announce(f'vocabulary: {tokenizer.vocab_size:,} entries')
         return PreparedText(tokenizer, stores, texts)
 
+    def prepare_from(self, pretrained: Path, batch: BatchConfig, **options: Any) -> Prepared:
+        return self.prepare(batch, run_dir=pretrained, **options)
+
     def resolve(self, model: ModelConfig, prepared: Prepared) -> ModelConfig:
         assert isinstance(prepared, PreparedText)
         sizes = {'vocab_size': prepared.vocab_size}
@@ -184,6 +192,26 @@ class LanguageModeling(Task):
             seed=seed,
         )
 
+    def nominal_plan(self, batch: BatchConfig) -> TextPlan:
+        return TextPlan(batch.tokens + batch.max_length, batch, order=self.order)
+
+    def nominal_search(
+        self, model: nn.Module, config: ModelConfig, batch: BatchConfig, decoding: Decoding
+    ) -> tuple[Callable[[Any, Batch], Any], Mapping[str, ArraySpec]]:
+        limit = position_limit(model)
+        room = batch.max_length if limit is None else limit - decoding.extra_length
+        if room < 1:
+            raise UserError(
+                f'decode.extra_length is {decoding.extra_length}, but the model has only {limit} '
+                'positions, for prompt and continuation together; lower it.'
+            )
+        # Whichever token it is that ends a line.
+        stop = 0 if decoding.stop_at_end else None
+        wide = ArraySpec((decoding.rows, min(batch.max_length, room)))
+        specs = {'tokens': wide, 'segments': wide, 'rows': ArraySpec((decoding.rows,))}
+        vocab_size: int = config.vocab_size  # type: ignore[attr-defined]
+        return causal_search(model, decoding, vocab_size, stop), specs
+
     def batches(
         self,
         prepared: Prepared,
@@ -196,7 +224,7 @@ class LanguageModeling(Task):
     ) -> Iterator[StepBatch]:
         padded = _has_fill_rows(plan, row_multiple)
         return step_batches(
-            self._rows(prepared, 'train', plan, padded),
+            self.content(plan, padded, prepared, 'train'),
             plan,
             start_step=start_step,
             process_index=process_index,
@@ -204,11 +232,25 @@ class LanguageModeling(Task):
             row_multiple=row_multiple,
         )
 
+    def content(
+        self,
+        plan: TextPlan | TextEvaluationPlan,
+        padded: bool,
+        prepared: Prepared | None = None,
+        split: str = '',
+    ) -> RowContent:
+        """What the rows of a plan hold of a split; without data only of which shapes."""
+        apart = self.documents == 'lines'
+        if prepared is None:
+            return TextRows(np.zeros(0, np.int32), plan, 0, padded, apart)
+        assert isinstance(prepared, PreparedText)
+        store, before = prepared.splits[split], prepared.tokenizer.line_end
+        return TextRows(store.ids, plan, before, padded, apart, store.directory is not None)
+
     def batch_specs(
         self, plan: TextPlan, *, row_multiple: int, process_count: int
     ) -> Sequence[Mapping[str, ArraySpec]]:
-        padded, apart = _has_fill_rows(plan, row_multiple), self.documents == 'lines'
-        content = TextRows(np.zeros(0, np.int32), plan, 0, padded, apart)
+        content = self.content(plan, _has_fill_rows(plan, row_multiple))
         return step_specs(content, plan, row_multiple=row_multiple, process_count=process_count)
 
     def first_carry(self, model: nn.Module, plan: TextPlan, *, row_multiple: int) -> Any:
@@ -227,7 +269,7 @@ class LanguageModeling(Task):
     # Loss
 
     def weights(self, batch: Batch) -> dict[str, jax.Array]:
-        return {'loss': jnp.sum(_is_predicted(batch))}
+        return {'loss': jnp.sum(is_predicted(batch))}
 
     def loss(
         self, model: nn.Module, variables: Any, batch: Batch, carry: Any, *, key: jax.Array | None
@@ -247,7 +289,7 @@ class LanguageModeling(Task):
         found: Any = model.apply(variables, method=forward, rngs=rngs)
         logits, carry, auxiliary = found
         nll: Any = smoothed_cross_entropy(logits, targets)
-        mask = _is_predicted(batch)
+        mask = is_predicted(batch)
         weight, total = jnp.sum(mask), jnp.sum(nll[0] * mask)
         # Each is a mean that counts as often as there are tokens: parts of a batch add up.
         losses = {name: value * weight for name, value in auxiliary.items()}
@@ -257,14 +299,6 @@ class LanguageModeling(Task):
         }
         objective = total + sum(losses.values())
         return Losses({'loss': objective}, metrics), () if self.order == 'windows' else carry
-
-    def _rows(
-        self, prepared: Prepared, split: str, plan: TextPlan | TextEvaluationPlan, padded: bool
-    ) -> TextRows:
-        assert isinstance(prepared, PreparedText)
-        store = prepared.splits[split]
-        before, apart = prepared.tokenizer.line_end, self.documents == 'lines'
-        return TextRows(store.ids, plan, before, padded, apart, store.directory is not None)
 
     def _begun(self, module: Any, anew: jax.Array, carry: Any) -> Any:
         """The state with which each row begins: its own, or a new one where `anew` is 1."""
@@ -295,30 +329,33 @@ class LanguageModeling(Task):
         del decoding  # nothing is searched for
         assert isinstance(prepared, PreparedText)
         num_tokens = len(prepared.splits[split].ids)
-        nats = self._nats(runtime, prepared, split, batch, progress)
+        totals = self._totals(runtime, prepared, split, batch, progress)
+        nats = totals.pop('loss')
         metrics = {'loss': nats / num_tokens, 'perplexity': math.exp(nats / num_tokens)}
+        for name, total in totals.items():
+            metrics[f'{name}_perplexity'] = math.exp(total / num_tokens)
         if (characters := self._characters(prepared, split)) is not None:
             metrics['bits_per_character'] = nats / math.log(2) / characters
         return metrics
 
-    def _nats(
+    def _totals(
         self,
         runtime: Runtime,
         prepared: PreparedText,
         split: str,
         batch: BatchConfig,
         progress: Callable[[int, int], None],
-    ) -> float:
-        """-log p of a whole split."""
+    ) -> dict[str, float]:
+        """-log p of a whole split, and what else `judged_by` names."""
 
-        def nll(variables: Any, batch: Batch, carry: Any) -> tuple[Sums, Any]:
+        def nll(variables: Any, batch: Batch, carry: Any) -> tuple[dict[str, Sums], Any]:
             losses, carry = self.loss(runtime.model, variables, batch, carry, key=None)
-            return losses.metrics['loss'], carry
+            return {name: losses.metrics[name] for name in self.judged_by}, carry
 
         plan = TextEvaluationPlan(len(prepared.splits[split].ids), batch, order=self.order)
         share, shards = row_share(runtime.mesh), row_shards(runtime.mesh)
         batches = step_batches(
-            self._rows(prepared, split, plan, padded=True),
+            self.content(plan, True, prepared, split),
             plan,
             steps=plan.steps_per_epoch,
             process_index=share.index,
@@ -336,9 +373,9 @@ class LanguageModeling(Task):
             pending.append(found)
             progress(len(pending), plan.steps_per_epoch)
         sums = jax.device_get(pending)
-        counted = sum(int(part.weight) for part in sums)
+        counted = sum(int(part['loss'].weight) for part in sums)
         assert counted == plan.num_tokens, f'{counted} tokens of {plan.num_tokens} were counted'
-        return float(sum(float(part.total) for part in sums))
+        return {name: sum(float(part[name].total) for part in sums) for name in self.judged_by}
 
     def _characters(self, prepared: PreparedText, split: str) -> int | None:
         """Characters of a split as it was read, or `None` for words, which leave out what stood
@@ -395,7 +432,7 @@ def _has_fill_rows(plan: TextPlan, row_multiple: int) -> bool:
     return plan.rows % row_multiple != 0
 
 
-def _is_predicted(batch: Batch) -> jax.Array:
+def is_predicted(batch: Batch) -> jax.Array:
     """`[rows, length]` float32: 1 where a token is to be predicted."""
     if 'segments' in batch:
         return (batch['segments'] > 0).astype(jnp.float32)

@@ -7,7 +7,7 @@ stands what a model without memory reaches (`data.memory_problems`).
 
 import abc
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +53,10 @@ class MemoryTask(LabelingTask):
         # Of equal lengths, but padded to a bucket like any other sequences.
         target = Fixed(wanted) if wanted.ndim == 1 else _rows(wanted)
         return Columns({'inputs': _rows(inputs), 'target': target})
+
+    def nominal_table(self, lengths: Sequence[int]) -> Columns:
+        del lengths  # all are as long as the problem
+        return self.encode(replace(self.corpus, dev_size=1).draw('dev'), {})
 
     @abc.abstractmethod
     def read_line(self, record: str) -> np.ndarray:

@@ -17,6 +17,7 @@ from seqzoo.data.batching import BatchConfig
 from seqzoo.data.columns import Columns, Fixed, Ragged
 from seqzoo.data.time_series import Scale
 from seqzoo.errors import UserError
+from seqzoo.parallel.loops import loop_over
 from seqzoo.tasks.base import Batch, Decoding, Prediction, Runtime
 from seqzoo.tasks.column_task import Answers, pass_over
 
@@ -136,7 +137,8 @@ def _paths(next_value: NextValue, variables: Any, batch: Batch, decoding: Decodi
         return (window.at[every, known].set(value), known + 1), value
 
     # [rows, paths, steps] -> [steps, rows * paths], and back
-    _, values = jax.lax.scan(step, (window, known), noise.reshape(-1, steps).T)
+    with loop_over('decode_loop'):
+        _, values = jax.lax.scan(step, (window, known), noise.reshape(-1, steps).T)
     return values.T.reshape(rows, paths, steps)
 
 

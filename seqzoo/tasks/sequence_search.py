@@ -87,7 +87,12 @@ def seq2seq_search(
 
 
 def causal_search(
-    model: nn.Module, decoding: Decoding, vocab_size: int, stop: int | None
+    model: nn.Module,
+    decoding: Decoding,
+    vocab_size: int,
+    stop: int | None,
+    *,
+    condition: Callable[[dict[str, jax.Array]], Any] | None = None,
 ) -> Callable[[Any, dict[str, jax.Array]], Decoded]:
     """A pure function `(variables, batch) -> Decoded` that continues prompts.
 
@@ -101,12 +106,13 @@ def causal_search(
         vocab_size: true size; logits of a padded table above it are never chosen.
         stop: the token that ends a continuation, the last of it; `None`: it ends when there is no
             room. A beam search then closes it with the id `vocab_size`, which costs nothing.
+        condition: what a conditioned model is told of a batch, beside the prompts.
     """
     room = decoding.extra_length
 
     def search(variables: Any, batch: dict[str, jax.Array]) -> Decoded:
         variables = for_decoding(model, variables)
-        cache, last = read_prompts(model, decoding, variables, batch)
+        cache, last = read_prompts(model, decoding, variables, batch, condition)
         step = continuing_step(model, decoding, variables)
         common: dict[str, Any] = {'bos': last, 'pad': 0, 'vocab_size': vocab_size}
         if decoding.method != 'beam':
@@ -128,9 +134,14 @@ def for_decoding(model: nn.Module, variables: Any) -> Any:
 
 
 def read_prompts(
-    model: nn.Module, decoding: Decoding, variables: Any, batch: dict[str, jax.Array]
+    model: nn.Module,
+    decoding: Decoding,
+    variables: Any,
+    batch: dict[str, jax.Array],
+    condition: Callable[[dict[str, jax.Array]], Any] | None = None,
 ) -> tuple[Cache, jax.Array]:
     """Reads prompts but for their last tokens: a cache for the hypotheses, and these `[rows]`."""
+    given = () if condition is None else (condition(batch),)
     call = functools.partial(model.apply, variables)
     tokens, width, room = batch['tokens'], _width(decoding), decoding.extra_length
     before_last = jnp.maximum(jnp.sum(batch['segments'] > 0, axis=-1) - 1, 0)
@@ -140,7 +151,7 @@ def read_prompts(
     most = length if own else length + room
     if (limit := position_limit(model)) is not None:
         most = min(most, limit)
-    cache = call(rows, most, method='init_cache')
+    cache = call(rows, most, *given, method='init_cache')
     _, cache = call(tokens, before_last, cache, method='extend')
     if own:
         # A beam search reads once more, to close what is full.
@@ -202,6 +213,8 @@ def _run(
 ) -> Decoded:
     """The search that `decoding` asks for; `rows`: `[rows]` numbers of the examples."""
     common['batch'] = rows.shape[0]
+    if decoding.banned:
+        step = without_tokens(step, decoding.banned)
     if decoding.method == 'beam':
         penalty = decoding.length_penalty
         return beam_search(step, cache, beams=decoding.beams, length_penalty=penalty, **common)
@@ -224,6 +237,16 @@ def row_keys(decoding: Decoding, rows: jax.Array) -> jax.Array:
     it stands.
     """
     return jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(decoding.seed), rows)
+
+
+def without_tokens(step: BeamStep, banned: tuple[int, ...]) -> BeamStep:
+    """A step that gives some tokens no probability."""
+
+    def restricted(tokens: jax.Array, parents: jax.Array, cache: Cache) -> tuple[jax.Array, Cache]:
+        logits, cache = step(tokens, parents, cache)
+        return logits.astype(jnp.float32).at[..., jnp.asarray(banned)].set(-jnp.inf), cache
+
+    return restricted
 
 
 def _step_and_cache(

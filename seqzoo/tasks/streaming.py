@@ -24,8 +24,20 @@ from seqzoo.errors import UserError
 from seqzoo.parallel.compile import compile_in_place
 from seqzoo.parallel.mesh import row_shards
 from seqzoo.tasks.base import Batch, Decoding, Prediction, Runtime
-from seqzoo.tasks.continuation import bucket_of, continued_text, encode_prompts, read_hypotheses
-from seqzoo.tasks.sequence_search import continuing_step, for_decoding, read_prompts, row_keys
+from seqzoo.tasks.continuation import (
+    Prompt,
+    bucket_of,
+    continued_text,
+    encode_prompts,
+    read_hypotheses,
+)
+from seqzoo.tasks.sequence_search import (
+    continuing_step,
+    for_decoding,
+    read_prompts,
+    row_keys,
+    without_tokens,
+)
 
 _PAD = 0
 
@@ -133,9 +145,12 @@ def _made(
                 top_k=decoding.top_k,
                 top_p=decoding.top_p,
             )
+        step = continuing_step(model, decoding, variables)
+        if decoding.banned:
+            step = without_tokens(step, decoding.banned)
         return loop.advance(
             choose,
-            continuing_step(model, decoding, variables),
+            step,
             unfinished,
             eos=stop,
             limits=None,
@@ -152,19 +167,19 @@ def _made(
     )
 
 
-def _batch(runtime: Runtime, prompt: np.ndarray, number: int) -> Batch:
+def _batch(runtime: Runtime, prompt: Prompt, number: int) -> Batch:
     """One prompt, in as many rows as the mesh splits."""
-    length, rows = bucket_of(runtime.model, len(prompt)), row_shards(runtime.mesh)
-    column = np.arange(length)
-    tokens = np.where(column < len(prompt), np.pad(prompt, (0, length - len(prompt))), 0)
+    length, rows = len(prompt.tokens), row_shards(runtime.mesh)
+    filling = (0, bucket_of(runtime.model, length) - length)
+    tokens, segments = (np.pad(x, filling) for x in (prompt.tokens, np.ones(length, np.int32)))
     return {
         'tokens': jnp.asarray(np.tile(tokens, (rows, 1)), jnp.int32),
-        'segments': jnp.asarray(np.tile(column < len(prompt), (rows, 1)), jnp.int32),
+        'segments': jnp.asarray(np.tile(segments, (rows, 1)), jnp.int32),
         'rows': jnp.full((rows,), number, jnp.int32),
     }
 
 
-def _certain(tokenizer: TextTokenizer, prompt: np.ndarray, ids: np.ndarray) -> str:
+def _certain(tokenizer: TextTokenizer, prompt: Prompt, ids: np.ndarray) -> str:
     """As much of the text of `ids` as what comes next will not change.
 
     The last token may be joined to the next one, and bytes of a character that is not complete are

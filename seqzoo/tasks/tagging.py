@@ -5,6 +5,7 @@ Reported are accuracy over all positions that count, F1 by class, and the margin
 the class that is most frequent in the training data; in percent.
 """
 
+import abc
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,17 +27,15 @@ from seqzoo.tasks.labeling import LabelingTask, TokenInput, outputs_of
 
 
 @dataclass(frozen=True, kw_only=True)
-class Tagging(LabelingTask):
-    """One class for each token.
+class TagTask(LabelingTask):
+    """One class for each token; how a model reads the tokens, a subclass says.
 
     Attributes:
         corpus: where the examples come from.
-        tokens: how tokens become what the model reads.
         label_smoothing: of the training loss; reported losses are plain nats per token.
     """
 
     corpus: TaggedData = field(default_factory=UniversalDependencies)
-    tokens: TokenInput = field(default_factory=TokenInput)
     label_smoothing: float = 0.0
 
     @property
@@ -55,19 +54,15 @@ class Tagging(LabelingTask):
     def learn(self, examples: Tagged) -> dict[str, Any]:
         tags = [t[c] for t, c in zip(examples.tags, examples.counts, strict=True)]
         counts = np.bincount(np.concatenate(tags), minlength=len(self.corpus.classes))
-        return {**self.tokens.learn(examples.inputs), 'majority': int(counts.argmax())}
+        return {'majority': int(counts.argmax())}
 
-    def encode(self, examples: Tagged, learnt: Mapping[str, Any]) -> Columns:
-        return Columns(
-            {
-                **self.tokens.columns(examples.inputs, learnt),
-                'tags': Ragged.of(examples.tags),
-                'counts': Ragged.of(examples.counts, bool),
-            }
-        )
+    @abc.abstractmethod
+    def inputs(self, batch: Batch) -> Any:
+        """What the model reads of a batch."""
 
-    def sizes(self, learnt: Mapping[str, Any] | None) -> dict[str, int]:
-        return {**self.tokens.sizes(learnt), 'num_outputs': len(self.corpus.classes)}
+    @abc.abstractmethod
+    def unknown(self, table: Columns) -> np.ndarray:
+        """`[positions]` bool, in a table: where words are that the training data lacks."""
 
     # Loss
 
@@ -78,7 +73,7 @@ class Tagging(LabelingTask):
     def loss(
         self, model: nn.Module, variables: Any, batch: Batch, carry: Any, *, key: jax.Array | None
     ) -> tuple[Losses, Any]:
-        logits = outputs_of(model, variables, self.tokens.inputs(batch), batch, key, rank=3)
+        logits = outputs_of(model, variables, self.inputs(batch), batch, key, rank=3)
         per_token: Any = smoothed_cross_entropy(logits, batch['tags'], self.label_smoothing)
         loss, nll = per_token
         weight = batch['counts'].astype(jnp.float32)
@@ -94,7 +89,7 @@ class Tagging(LabelingTask):
     # Evaluation and prediction
 
     def answers(self, model: nn.Module, variables: Any, batch: Batch) -> Answers:
-        logits = outputs_of(model, variables, self.tokens.inputs(batch), batch, None, rank=3)
+        logits = outputs_of(model, variables, self.inputs(batch), batch, None, rank=3)
         return Answers(positions={'log_probs': jax.nn.log_softmax(logits)})
 
     def measure(
@@ -108,13 +103,10 @@ class Tagging(LabelingTask):
         nll = -np.take_along_axis(log_probs, tags[:, None], axis=1)
         metrics = {'loss': float(nll.mean(dtype=np.float64)), **scores.as_metrics()}
         # A word that the training data lacks is where context and spelling show.
-        unknown = table.columns['tokens'].values[counts] == 0
+        unknown = self.unknown(table)[counts]
         if unknown.any():
             metrics['unknown_accuracy'] = float(100 * (found == tags)[unknown].mean())
         return metrics
-
-    def parse(self, records: Sequence[str], learnt: Mapping[str, Any]) -> Columns:
-        return Columns(self.tokens.columns([self.corpus.cut(r) for r in records], learnt))
 
     def prediction(
         self, record: str, answers: Mapping[str, np.ndarray], decoding: Decoding
@@ -132,3 +124,47 @@ class Tagging(LabelingTask):
             source_tokens=tuple(self.corpus.cut(record)),
             details={'probabilities': [round(float(p), 6) for p in np.exp(best)]},
         )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tagging(TagTask):
+    """One class for each token, which the model reads by its number in a list of words.
+
+    Attributes:
+        tokens: how tokens become what the model reads.
+    """
+
+    tokens: TokenInput = field(default_factory=TokenInput)
+
+    @property
+    def spells(self) -> bool:
+        return bool(self.tokens.bytes)
+
+    def learn(self, examples: Tagged) -> dict[str, Any]:
+        return {**self.tokens.learn(examples.inputs), **super().learn(examples)}
+
+    def encode(self, examples: Tagged, learnt: Mapping[str, Any]) -> Columns:
+        return Columns(
+            {
+                **self.tokens.columns(examples.inputs, learnt),
+                'tags': Ragged.of(examples.tags),
+                'counts': Ragged.of(examples.counts, bool),
+            }
+        )
+
+    def nominal_table(self, lengths: Sequence[int]) -> Columns:
+        columns = self.tokens.nominal(lengths)
+        tags, counts = Ragged.blank(lengths), Ragged.blank(lengths, bool)
+        return Columns({**columns, 'tags': tags, 'counts': counts})
+
+    def sizes(self, learnt: Mapping[str, Any] | None) -> dict[str, int]:
+        return {**self.tokens.sizes(learnt), 'num_outputs': len(self.corpus.classes)}
+
+    def inputs(self, batch: Batch) -> Any:
+        return self.tokens.inputs(batch)
+
+    def unknown(self, table: Columns) -> np.ndarray:
+        return table.columns['tokens'].values == 0
+
+    def parse(self, records: Sequence[str], learnt: Mapping[str, Any]) -> Columns:
+        return Columns(self.tokens.columns([self.corpus.cut(r) for r in records], learnt))

@@ -17,6 +17,7 @@ from seqzoo.decoding.base import Decoded
 from seqzoo.parallel.mesh import row_shards
 from seqzoo.parallel.rows import row_share
 from seqzoo.tasks.base import Decoding, Prediction, Runtime
+from seqzoo.tasks.hypotheses import best_of
 from seqzoo.tasks.sequence_search import SpecialTokens, position_limit, seq2seq_search
 
 _log = logging.getLogger('seqzoo.tasks')
@@ -75,6 +76,7 @@ def translate(
         store,
         None,
         plan,
+        end_ids=tokenizers.end_ids,
         process_index=share.index,
         process_count=share.count,
         row_multiple=row_shards(runtime.mesh),
@@ -116,7 +118,4 @@ def _read(
             source_tokens=source_tokens,
         )
 
-    found = np.argsort(-decoded.scores[row], kind='stable')  # samples come in the order of drawing
-    kept = [int(r) for r in found if decoded.lengths[row, r] > 0][:n_best]
-    best, *others = [one(rank) for rank in kept] or [one(0)]
-    return replace(best, alternatives=tuple(others))
+    return best_of(decoded.scores[row], decoded.lengths[row], n_best, one)

@@ -15,6 +15,7 @@ from seqzoo.data.bucketing import EvaluationPlan
 from seqzoo.data.corpora import Corpus, TextFiles
 from seqzoo.data.encoding import encode_cached, load_tokenizers, save_tokenizers
 from seqzoo.data.inspection import describe_batch
+from seqzoo.data.marian_tokenizer import MarianPieces
 from seqzoo.data.pipeline import (
     PairStores,
     batch_specs,
@@ -24,14 +25,24 @@ from seqzoo.data.pipeline import (
 )
 from seqzoo.data.text_files import ParallelText
 from seqzoo.data.token_store import TokenStore
-from seqzoo.data.tokenizers import Tokenizer, TokenizerConfig, TokenizerPair, train_tokenizer_pair
+from seqzoo.data.tokenizer_training import END, PAD
+from seqzoo.data.tokenizers import (
+    PieceTokenizer,
+    TokenizerConfig,
+    TokenizerPair,
+    train_tokenizer_pair,
+)
 from seqzoo.errors import UserError
 from seqzoo.models.base import ModelConfig
 from seqzoo.optimization.losses import smoothed_cross_entropy
 from seqzoo.parallel.mesh import row_shards
 from seqzoo.parallel.rows import row_share
 from seqzoo.tasks.base import Batch, Decoding, Losses, Prediction, Prepared, Runtime, Sums, Task
+from seqzoo.tasks.sequence_search import SpecialTokens, seq2seq_search
 from seqzoo.tasks.translate import translate, within_positions
+
+# Of a sentence of news and its end mark, on either side, in pieces and in characters.
+_SENTENCE, _LETTERS = 32, 160
 
 
 @dataclass(frozen=True)
@@ -77,7 +88,7 @@ class Translation(Task):
     Attributes:
         corpus: where the text comes from.
         source_language, target_language: as in the names of its files or columns.
-        tokenizer: pieces of both sides.
+        tokenizer: pieces of both sides; those that came with imported weights are never trained.
         label_smoothing: of the training loss; reported losses are plain nats per target token, the
             end included.
         bleu_tokenizer: of sacreBLEU; `'char'` where a sentence may be a single word.
@@ -86,7 +97,7 @@ class Translation(Task):
     corpus: Corpus = field(default_factory=TextFiles)
     source_language: str = 'en'
     target_language: str = 'de'
-    tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
+    tokenizer: TokenizerConfig | MarianPieces = field(default_factory=TokenizerConfig)
     label_smoothing: float = 0.1
     bleu_tokenizer: Literal['13a', 'intl', 'char', 'zh', 'ja-mecab', 'ko-mecab', 'none'] = '13a'
 
@@ -103,6 +114,9 @@ class Translation(Task):
         if getattr(model, 'source_vocab_size', 0) is None and self.tokenizer.source_vocab_size:
             return replace(model, source_vocab_size=self.tokenizer.source_vocab_size)  # type: ignore[call-arg]
         return model
+
+    def nominal_length(self, batch: BatchConfig) -> int:
+        return min(batch.max_length, _LETTERS if self.tokenizer.kind == 'char' else _SENTENCE)
 
     @property
     def best_metric(self) -> tuple[str, str]:
@@ -126,6 +140,11 @@ class Translation(Task):
         }
         if run_dir is not None:
             tokenizers = load_tokenizers(run_dir)
+        elif isinstance(self.tokenizer, MarianPieces):
+            raise UserError(
+                'the pieces of this task came with imported weights and cannot be learnt from '
+                'text; begin with the run that holds them, --fork-from R.'
+            )
         elif 'train' in texts:
             tokenizers = train_tokenizer_pair(
                 texts['train'].source,
@@ -139,9 +158,12 @@ class Translation(Task):
             raise ValueError('a tokenizer is learnt from the training split or loaded from a run')
         encoded = {}
         for split, text in texts.items():
-            encoded[split] = encode_cached(text, tokenizers, cache_dir)
             announce(_describe(split, text))
-        announce(f'vocabulary: {tokenizers.target.vocab_size:,} pieces ({self.tokenizer.kind})')
+            encoded[split] = encode_cached(text, tokenizers, cache_dir, announce=announce)
+        announce(
+            f'vocabulary: {tokenizers.target.vocab_size:,} pieces ({self.tokenizer.kind})'
+            f'{_sampled(tokenizers.target)}'
+        )
         return PreparedTranslation(tokenizers, encoded, texts)
 
     def resolve(self, model: ModelConfig, prepared: Prepared) -> ModelConfig:
@@ -167,6 +189,19 @@ class Translation(Task):
         source, target = _stores(prepared, 'train')
         return make_plan(source.lengths, target.lengths, batch, seed=seed)
 
+    def nominal_plan(self, batch: BatchConfig) -> Any:
+        lengths = np.arange(1, batch.max_length)
+        return make_plan(lengths, lengths, batch)
+
+    def nominal_search(
+        self, model: nn.Module, config: ModelConfig, batch: BatchConfig, decoding: Decoding
+    ) -> tuple[Callable[[Any, Batch], Any], Mapping[str, ArraySpec]]:
+        vocab_size: int = config.vocab_size  # type: ignore[attr-defined]
+        special = SpecialTokens(self.tokenizer.begin_id, END, PAD, vocab_size)
+        wide = ArraySpec((decoding.rows, batch.max_length))
+        specs = {'source': wide, 'source_segments': wide, 'rows': ArraySpec((decoding.rows,))}
+        return seq2seq_search(model, decoding, special, batch.max_length), specs
+
     def batches(
         self,
         prepared: Prepared,
@@ -182,6 +217,7 @@ class Translation(Task):
             source,
             target,
             plan,
+            end_ids=_tokenizers(prepared).end_ids,
             start_step=start_step,
             process_index=process_index,
             process_count=process_count,
@@ -201,7 +237,7 @@ class Translation(Task):
     def loss(
         self, model: nn.Module, variables: Any, batch: Batch, carry: Any, *, key: jax.Array | None
     ) -> tuple[Losses, Any]:
-        logits = forced_logits(model, variables, batch, key)
+        logits = forced_logits(model, variables, batch, key, begin_id=self.tokenizer.begin_id)
         per_token: Any = smoothed_cross_entropy(logits, batch['target'], self.label_smoothing)
         loss, nll = per_token
         mask = (batch['target_segments'] > 0).astype(jnp.float32)
@@ -238,7 +274,7 @@ class Translation(Task):
         }
 
     def score(
-        self, hypotheses: list[str], references: list[str], tokenizer: Tokenizer | None = None
+        self, hypotheses: list[str], references: list[str], tokenizer: PieceTokenizer | None = None
     ) -> dict[str, Any]:
         """BLEU, chrF and exact match of detokenised text, with the scorer's signature.
 
@@ -280,6 +316,7 @@ class Translation(Task):
             source,
             target,
             plan,
+            end_ids=prepared.tokenizers.end_ids,
             process_index=share.index,
             process_count=share.count,
             row_multiple=row_shards(runtime.mesh),
@@ -311,7 +348,12 @@ class Translation(Task):
 
 
 def forced_logits(
-    model: nn.Module, variables: Any, batch: Batch, key: jax.Array | None = None
+    model: nn.Module,
+    variables: Any,
+    batch: Batch,
+    key: jax.Array | None = None,
+    *,
+    begin_id: int,
 ) -> jax.Array:
     """`[rows, length, vocab]`: what the model expects at each place of the given targets.
 
@@ -320,12 +362,13 @@ def forced_logits(
         variables: its collections.
         batch: a batch of the pipeline, targets not shifted.
         key: of dropout; `None` leaves it off.
+        begin_id: what the decoder reads first.
     """
 
     def forward(module: Any) -> jax.Array:
         output = module(
             batch['source'],
-            shift_right(batch['target'], batch['target_positions']),
+            shift_right(batch['target'], batch['target_positions'], begin_id),
             source_segments=batch['source_segments'],
             target_segments=batch['target_segments'],
             source_positions=batch['source_positions'],
@@ -339,7 +382,7 @@ def forced_logits(
     return logits
 
 
-def shift_right(target: jax.Array, positions: jax.Array, bos: int = Tokenizer.bos_id) -> jax.Array:
+def shift_right(target: jax.Array, positions: jax.Array, bos: int) -> jax.Array:
     """What the decoder reads: every token one place later, BOS at the start of each segment.
 
     Args:
@@ -351,10 +394,23 @@ def shift_right(target: jax.Array, positions: jax.Array, bos: int = Tokenizer.bo
     return jnp.where(positions == 0, bos, shifted)
 
 
+def _tokenizers(prepared: Prepared) -> TokenizerPair:
+    assert isinstance(prepared, PreparedTranslation)
+    return prepared.tokenizers
+
+
 def _stores(prepared: Prepared, split: str) -> tuple[TokenStore, TokenStore]:
     assert isinstance(prepared, PreparedTranslation)
     pairs = prepared.splits[split]
     return pairs.source, pairs.target
+
+
+def _sampled(tokenizer: Any) -> str:
+    """From which part of the text a tokenizer has learnt, where that is not all."""
+    lines, of = getattr(tokenizer, 'learnt_from', None) or (0, 0)
+    if lines >= of:
+        return ''
+    return f', learnt from {lines:,} of {of:,} lines, drawn evenly (a paper means all of them)'
 
 
 def _describe(split: str, text: ParallelText) -> str:

@@ -7,7 +7,6 @@ their own folder with their own count.
 
 from collections.abc import Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -22,7 +21,7 @@ PyTree = Any
 class Snapshots:
     """Writes the parameters alone, and keeps the newest `keep` of them."""
 
-    def __init__(self, folder: Path, *, keep: int) -> None:
+    def __init__(self, folder: Any, *, keep: int) -> None:
         self._checkpoints = Checkpoints(folder, keep=keep)
 
     def __enter__(self) -> 'Snapshots':
@@ -49,7 +48,7 @@ class Snapshots:
 
 
 def average(
-    folder: Path,
+    folder: Any,
     abstract_params: PyTree,
     *,
     last: int | None = None,
@@ -78,7 +77,7 @@ def average(
         raise TypeError('give either last or steps')
     with Checkpoints(folder, read_only=True) as checkpoints:
         there = checkpoints.steps()
-        chosen = _chosen(Path(folder), there, last, steps, up_to)
+        chosen = _chosen(folder, there, last, steps, up_to)
         total = None
         for step in chosen:
             restored = checkpoints.restore_params(abstract_params, step)
@@ -91,7 +90,7 @@ def average(
 
 
 def _chosen(
-    folder: Path,
+    folder: Any,
     there: list[int],
     last: int | None,
     steps: Sequence[int] | None,

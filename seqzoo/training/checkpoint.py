@@ -17,7 +17,6 @@ import contextlib
 import dataclasses
 import json
 import logging
-import os
 import shutil
 import time
 import warnings
@@ -29,6 +28,7 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
+from seqzoo import buckets
 from seqzoo.errors import UserError
 from seqzoo.parallel import agreement
 from seqzoo.training import integrity
@@ -38,6 +38,7 @@ from seqzoo.training.retention import Retention
 PyTree = Any
 
 SET_ASIDE = 'set-aside'
+_COMMITTED = 'commit_success.txt'  # by which Orbax ends a save in a bucket
 _log = logging.getLogger('seqzoo.training')
 
 
@@ -65,27 +66,34 @@ class Checkpoints:
 
     def __init__(
         self,
-        folder: Path,
+        folder: Any,
         *,
         keep: int = 2,
         keep_best: int = 1,
         best_metric: str | None = None,
         best_mode: Literal['min', 'max'] = 'max',
         read_only: bool = False,
+        bytes_at_once: int | None = None,
     ) -> None:
         """Opens a folder, and clears away what an interrupted save left in it.
 
         Args:
-            folder: Where the checkpoints are; made if it does not exist, unless `read_only`.
+            folder: Where the checkpoints are, also in a bucket (`buckets.path_of`); made if it
+                does not exist, unless `read_only`.
             keep: How many of the newest survive; at least 1.
             keep_best: How many of the best by `best_metric` survive beside them.
             best_metric: The name of a metric given to `save`, or None to go by age alone.
             best_mode: Whether a higher or a lower metric is better.
             read_only: Only read; leaves a save that another process has in progress alone.
+            bytes_at_once: How much a save may copy at a time, at least the largest array; None
+                copies all at once, which is faster.
         """
-        self.folder = Path(folder).absolute()
+        self.folder: Any = Path(folder).absolute()
+        if buckets.in_bucket(folder):
+            self.folder = buckets.path_of(folder)
         self._retention = Retention(keep, keep_best, best_metric, best_mode)
         self._read_only = read_only
+        self._bytes_at_once = bytes_at_once
         self._saving: int | None = None
         self._saving_metrics: dict[str, float] = {}
         self._gave_up = False
@@ -150,7 +158,7 @@ class Checkpoints:
             self._manager.wait_until_finished()
         if self._saving is not None and agreement.is_first():
             # What the save replaced was worth keeping only until now.
-            shutil.rmtree(self.folder / SET_ASIDE, ignore_errors=True)
+            _remove(self.folder / SET_ASIDE)
         self._saving = None
 
     def close(self) -> None:
@@ -171,10 +179,7 @@ class Checkpoints:
         return self._committed()
 
     def _committed(self) -> list[int]:
-        if not self.folder.is_dir():
-            return []
-        # A save gets its plain number when it is committed.
-        return sorted(int(path.name) for path in self.folder.iterdir() if path.name.isdigit())
+        return committed_steps(self.folder)
 
     def latest(self) -> int | None:
         """The newest committed step."""
@@ -225,7 +230,9 @@ class Checkpoints:
             async_options=ocp.AsyncOptions(post_finalization_callback=self._write_checksums),
         )
         handlers = {
-            'state': ocp.PyTreeCheckpointHandler(),
+            'state': ocp.PyTreeCheckpointHandler(
+                save_concurrent_gb=self._bytes_at_once and self._bytes_at_once / 1e9  # type: ignore[arg-type]
+            ),
             'meta': ocp.JsonCheckpointHandler(),
         }
         try:
@@ -249,7 +256,9 @@ class Checkpoints:
         """Called by Orbax when all files of a save are there, before the folder gets its name."""
         if jax.process_index() != 0:
             return
-        for folder in self.folder.glob(f'{self._saving}.orbax-checkpoint-tmp*'):
+        # In a bucket, where nothing can be renamed, it has its name from the beginning.
+        saving = f'{self._saving}' + '.orbax-checkpoint-tmp*' * (not buckets.in_bucket(self.folder))
+        for folder in self.folder.glob(saving):
             integrity.write_checksums(folder)
 
     def _restore(self, abstract: PyTree, step: int | None, *, partial: bool) -> Restored | None:
@@ -330,8 +339,8 @@ class Checkpoints:
             (self.folder / SET_ASIDE).mkdir(exist_ok=True)
             for old in later:
                 target = self.folder / SET_ASIDE / str(old)
-                shutil.rmtree(target, ignore_errors=True)
-                os.replace(self.folder / str(old), target)
+                _remove(target)
+                (self.folder / str(old)).rename(target)
         agreement.first_does(lambda: None)  # the others wait until the folders have moved
         self._manager.close()
         self._manager = self._open()
@@ -362,6 +371,25 @@ class Checkpoints:
                 f'the checkpoint of step {step} could not be saved in {self.folder} '
                 f'({cause(error)}); kept are {kept}: make room there and start the run again'
             ) from error
+
+
+def committed_steps(folder: Any) -> list[int]:
+    """The steps of the committed checkpoints in a folder, oldest first."""
+    if buckets.in_bucket(folder):
+        parts = (name.split('/') for name in buckets.listed(str(folder)))
+        return sorted(int(p[0]) for p in parts if p[0].isdigit() and p[1:] == [_COMMITTED])
+    if not folder.is_dir():
+        return []
+    # A save gets its plain number when it is committed.
+    return sorted(int(path.name) for path in folder.iterdir() if path.name.isdigit())
+
+
+def _remove(folder: Any) -> None:
+    if buckets.in_bucket(folder):
+        with contextlib.suppress(OSError):
+            folder.rmtree(missing_ok=True)
+    else:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _placed(leaf: Any) -> jax.ShapeDtypeStruct:

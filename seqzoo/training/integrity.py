@@ -12,6 +12,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from seqzoo import buckets
+
 PyTree = Any
 
 CHECKSUMS = 'checksums.json'
@@ -20,8 +22,11 @@ _WRITTEN_LATER = ('_CHECKPOINT_METADATA', 'commit_success.txt')
 _BLOCK = 1 << 22
 
 
-def write_checksums(folder: Path) -> None:
+def write_checksums(folder: Any) -> None:
     """Lists the files of a checkpoint that is written but not yet committed, in `CHECKSUMS`."""
+    if buckets.in_bucket(folder):
+        (folder / CHECKSUMS).write_text(json.dumps(_sums_of_store(folder)))
+        return
     files = sorted(path for path in folder.rglob('*') if path.is_file())
     sums = {
         path.relative_to(folder).as_posix(): [path.stat().st_size, _checksum(path)]
@@ -31,10 +36,12 @@ def write_checksums(folder: Path) -> None:
     (folder / CHECKSUMS).write_text(json.dumps(sums))
 
 
-def damage(folder: Path) -> str:
+def damage(folder: Any) -> str:
     """What the checksums say is wrong with a checkpoint; empty if nothing."""
     try:
         sums = json.loads((folder / CHECKSUMS).read_text())
+        if buckets.in_bucket(folder):
+            return _damage_in_bucket(folder, sums)
         for name, (size, checksum) in sums.items():
             path = folder / name
             if not path.is_file():
@@ -49,6 +56,27 @@ def damage(folder: Path) -> str:
         return '' if (folder / 'state').is_dir() else 'its files are missing'
     except (OSError, ValueError, TypeError, AttributeError) as error:
         return f'{CHECKSUMS} cannot be read: {error}'
+    return ''
+
+
+def _sums_of_store(folder: Any) -> dict[str, list[Any]]:
+    """Sizes and checksums of objects as the store has them: nothing is read for it."""
+    return {
+        name: [int(about['size']), about.get('crc32c', '')]
+        for name, about in buckets.listed(str(folder)).items()
+        if name.rpartition('/')[2] not in (*_WRITTEN_LATER, CHECKSUMS)
+    }
+
+
+def _damage_in_bucket(folder: Any, sums: dict[str, list[Any]]) -> str:
+    there = _sums_of_store(folder)
+    for name, (size, checksum) in sums.items():
+        if name not in there:
+            return f'{name} is missing'
+        if there[name][0] != size:
+            return f'{name} has {there[name][0]} bytes, {size} were written'
+        if there[name][1] != checksum:
+            return f'{name} is not what was written'
     return ''
 
 

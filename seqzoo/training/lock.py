@@ -52,6 +52,18 @@ class Holder:
     machine: str = ''
     born: str = ''
 
+    @classmethod
+    def here(cls) -> 'Holder':
+        """This process."""
+        return cls(
+            socket.gethostname(),
+            os.getpid(),
+            time.strftime('%Y-%m-%d %H:%M:%S'),
+            uuid.uuid4().hex,
+            _machine(),
+            _born(os.getpid()),
+        )
+
     def __str__(self) -> str:
         return f'process {self.pid} on {self.host}, started {self.started}'
 
@@ -86,14 +98,7 @@ class RunLock:
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
         self._lost_to: Holder | None = None
-        self._me = Holder(
-            socket.gethostname(),
-            os.getpid(),
-            time.strftime('%Y-%m-%d %H:%M:%S'),
-            uuid.uuid4().hex,
-            _machine(),
-            _born(os.getpid()),
-        )
+        self._me = Holder.here()
 
     def __enter__(self) -> 'RunLock':
         self.acquire()
@@ -123,7 +128,7 @@ class RunLock:
             if locked is False:
                 raise self._refusal(_read(file))
             former = _read(file)
-            doubtful = former is not None and not _is_dead(former, self._me, locked)
+            doubtful = former is not None and not is_dead(former, self._me, locked)
             if doubtful and self._still_beats(file):
                 raise self._refusal(former)
             self._write(file)
@@ -210,7 +215,7 @@ class RunLock:
         )
 
 
-def _is_dead(former: Holder, me: Holder, locked: bool | None) -> bool:
+def is_dead(former: Holder, me: Holder, locked: bool | None) -> bool:
     """Whether a holder that is named in the file is known to live no more.
 
     Args:

@@ -11,6 +11,7 @@ from typing import Any
 import jax
 from jax.sharding import Mesh
 
+from seqzoo import buckets
 from seqzoo.configuration import config_source, differences, from_json, override, to_json
 from seqzoo.errors import UserError
 from seqzoo.experiment import Experiment, defines_run
@@ -19,7 +20,7 @@ from seqzoo.parallel.mesh import MeshConfig, build_mesh
 from seqzoo.tasks.base import Prediction, Prepared, Runtime
 from seqzoo.tasks.streaming import Growing
 from seqzoo.training.averaging import average
-from seqzoo.training.checkpoint import Checkpoints
+from seqzoo.training.checkpoint import Checkpoints, committed_steps
 from seqzoo.training.state import StateFactory
 
 EXPERIMENT, CONFIG, IDENTITY, RESULTS = (
@@ -29,6 +30,7 @@ EXPERIMENT, CONFIG, IDENTITY, RESULTS = (
     'results.json',
 )
 CHECKPOINTS, SNAPSHOTS = 'checkpoints', 'snapshots'
+IMPORTED = 'imported.json'  # in a run whose weights came from elsewhere
 
 ProgressFunction = Callable[[int, int], None]
 
@@ -42,10 +44,15 @@ def default_cache_dir() -> Path:
     return Path(os.environ.get('XDG_CACHE_HOME') or Path.home() / '.cache') / 'seqzoo'
 
 
-def default_data_dir(stated: str | Path | None) -> Path | None:
+def default_data_dir(stated: str | Path | None, *, may_be_empty: bool = False) -> Path | None:
     """The data directory that was named, or `SEQZOO_DATA_DIR`, or none."""
     found = stated or os.environ.get('SEQZOO_DATA_DIR')
-    return local_folder(found, '--data-dir') if found else None
+    if not found:
+        return None
+    folder = opened(found, '--data-dir', of_run=False)
+    if buckets.is_address(found) and not may_be_empty and not any(buckets.held(folder)):
+        raise UserError(f'--data-dir {found}: there is nothing below that address.')
+    return folder
 
 
 def save_experiment(experiment: Experiment, run_dir: Path) -> None:
@@ -92,12 +99,21 @@ def refuse_differences(old: Experiment, new: Experiment, run_dir: Path) -> list[
     return [str(d) for d in all_ if d.path.split('.')[0] in about_training]
 
 
+def refuse_imported(run_dir: Path) -> None:
+    """Raises `UserError` for a run that cannot go on because it never began: its weights were
+    imported.
+    """
+    if (run_dir / IMPORTED).exists():
+        raise UserError(
+            f'{run_dir} holds imported weights and no training to go on with; train them in a '
+            f'folder of its own: seqzoo train {run_dir / EXPERIMENT} --run NEW --fork-from '
+            f'{run_dir}'
+        )
+
+
 def newest_checkpoint(run_dir: Path) -> int | None:
     """The newest step that was saved; `None` where a folder belongs to no run yet."""
-    folder = run_dir / CHECKPOINTS
-    if not folder.is_dir():
-        return None
-    return max((int(path.name) for path in folder.iterdir() if path.name.isdigit()), default=None)
+    return max(committed_steps(buckets.home_of(run_dir) / CHECKPOINTS), default=None)
 
 
 def save_prepared(prepared: Prepared, run_dir: Path) -> None:
@@ -118,25 +134,39 @@ def _read_json(file: Path) -> Any:
         ) from error
 
 
-def local_folder(path: str | Path, what: str) -> Path:
-    """A path of the file system.
+def opened(path: str | Path, what: str, *, of_run: bool = True) -> Path:
+    """A folder as the rest of the code knows it: itself, or the up-to-date mirror of a bucket.
+
+    Args:
+        path: of the file system, or an address `gs://BUCKET/NAME`.
+        what: the option that it comes from.
+        of_run: leave out what a run has in the bucket itself.
 
     Raises:
-        UserError: it is an address such as `gs://bucket/run`.
+        UserError: it is the address of something else, or the bucket cannot be read.
     """
-    if '://' in str(path):
-        raise UserError(
-            f'{what} {path} is an address and not a folder; mount it (gs:// with gcsfuse, or take '
-            'another file system that all hosts share) and give the path.'
-        )
-    return Path(path)
+    if not buckets.is_address(path):
+        return Path(path)
+    mirror = buckets.Mirror.of(str(path), default_cache_dir(), what)
+    mirror.pull(buckets.NOT_MIRRORED if of_run else ())
+    return mirror.folder
 
 
-def refuse_other_data(prepared: Prepared, run_dir: Path) -> None:
-    """Raises `UserError` if the tokenizer or the training data is not that of the run."""
+def refuse_other_data(
+    prepared: Prepared, run_dir: Path, *, names: Sequence[str] | None = None
+) -> None:
+    """Raises `UserError` if the tokenizer or the training data is not that of the run.
+
+    Args:
+        prepared: what was read.
+        run_dir: the run.
+        names: which of its fingerprints are compared; `None`: all.
+    """
     file = run_dir / IDENTITY
     known = _read_json(file) if file.exists() else {}
     for name, fingerprint in prepared.identity.items():
+        if names is not None and name not in names:
+            continue
         if known.get(name, fingerprint) != fingerprint:
             raise UserError(
                 f'The {name} is not what {run_dir} was trained with; put the old one back, '
@@ -242,7 +272,7 @@ def load_run(
     Raises:
         UserError: no such run, no good checkpoint, or too few snapshots.
     """
-    run_dir = local_folder(path, 'the run')
+    run_dir = agreement.once_a_host(lambda: opened(path, 'the run'))
     saved = load_experiment_of(run_dir)
     experiment: Experiment = override(saved, overrides)
     refuse_differences(saved, experiment, run_dir)
@@ -284,7 +314,8 @@ def _restore(
     run_dir: Path, experiment: Experiment, part: dict[str, Any], step: int | str | None, last: int
 ) -> tuple[int, Any]:
     metric, mode = experiment.task.best_metric
-    folder = run_dir / CHECKPOINTS
+    home = buckets.home_of(run_dir)
+    folder = home / CHECKPOINTS
     with Checkpoints(folder, best_metric=metric, best_mode=mode, read_only=True) as checkpoints:  # type: ignore[arg-type]
         if step is None:
             step = checkpoints.best() if last == 1 else None
@@ -297,7 +328,7 @@ def _restore(
         raise UserError(f'{folder} holds no checkpoint; train the run first.')
     params = restored.state['params']
     if last > 1:
-        params = average(run_dir / SNAPSHOTS, part['params'], last=last)
+        params = average(home / SNAPSHOTS, part['params'], last=last)
     return restored.step, {**restored.state['variables'], 'params': params}
 
 
@@ -344,6 +375,7 @@ def evaluate(
     try:
         if agreement.is_first():
             record_result(run.path, result)
+            buckets.push(run.path)
     except OSError as error:  # somebody else's run, perhaps: what was measured is not lost for that
         announce(
             f'seqzoo: {run.path / RESULTS} cannot be written ({error.strerror or error}): the '

@@ -11,6 +11,7 @@ from flax import linen as nn
 
 from seqzoo.optimization.schedules import ScheduleFunction
 from seqzoo.parallel.axes import sum_over_shards
+from seqzoo.parallel.loops import loop_over
 from seqzoo.parallel.prng import example_rows, step_key
 from seqzoo.tasks.base import Batch, Sums, Task
 from seqzoo.training.state import TrainState
@@ -67,7 +68,8 @@ def make_train_step(
             return jax.tree.map(jnp.add, total, (grads, metrics)), carry
 
         grads, metrics, carry = gradient(state, first[0], first[1], weights)
-        (grads, metrics), carries = jax.lax.scan(add, (grads, metrics), rest)
+        with loop_over('accumulation_scan'):
+            (grads, metrics), carries = jax.lax.scan(add, (grads, metrics), rest)
         join = lambda one, others: _join(jnp.concatenate([one[None], others]))  # noqa: E731
         return grads, metrics, jax.tree.map(join, carry, carries)
 

@@ -8,22 +8,24 @@ from typing import Any, Literal
 
 import jax
 
+from seqzoo import buckets
 from seqzoo.errors import UserError
 from seqzoo.experiment import Experiment
 from seqzoo.parallel import agreement
 from seqzoo.parallel.compile import check_strategy, compile_train_step
-from seqzoo.parallel.mesh import build_mesh, put_rows, row_shards
-from seqzoo.parallel.rows import row_share
+from seqzoo.parallel.mesh import build_mesh, put_rows
 from seqzoo.parallel.storage import true_count
 from seqzoo.tasks.base import Prepared, Runtime
 from seqzoo.training.averaging import Snapshots
+from seqzoo.training.bucket_lock import BucketLock, lock_of
 from seqzoo.training.checkpoint import Checkpoints
 from seqzoo.training.clock import Clock
 from seqzoo.training.events import EventLog, read_events
-from seqzoo.training.fork import Origin, begin_with, source_of
+from seqzoo.training.fork import Origin, Source, begin_with, overlap_with, source_of
 from seqzoo.training.lengths import refuse_uneven_lengths
 from seqzoo.training.lock import RunLock
 from seqzoo.training.loop import History, Improvement, Loop
+from seqzoo.training.program import build_program
 from seqzoo.training.progress import Mode, Progress
 from seqzoo.training.recompilation import StepGuard
 from seqzoo.training.run import (
@@ -33,16 +35,16 @@ from seqzoo.training.run import (
     default_cache_dir,
     default_data_dir,
     load_experiment_of,
-    local_folder,
     newest_checkpoint,
+    opened,
     refuse_differences,
+    refuse_imported,
     refuse_other_data,
     save_experiment,
     save_prepared,
 )
 from seqzoo.training.signals import Stopped, StopRequest
-from seqzoo.training.state import StateFactory, TrainState
-from seqzoo.training.step import make_train_step
+from seqzoo.training.state import TrainState
 
 PROFILE_STARTS_AFTER = 10  # steps, so that compilation is not in the picture
 
@@ -79,6 +81,7 @@ def train(
     require: str | None = None,
     profile_steps: int | None = None,
     fork_from: str | Path | None = None,
+    pretrained: str | Path | None = None,
 ) -> TrainResult:
     """Trains into a folder, or goes on from the folder's newest good checkpoint.
 
@@ -91,19 +94,22 @@ def train(
         require: `'tpu'`, `'gpu'` or `'cpu'`: refuse to run on anything else.
         profile_steps: trace this many steps for xprof, into `profile/`.
         fork_from: a run whose newest parameters are the first ones of this run.
+        pretrained: a run of which only what lies below the heads is taken, with its tokenizer.
 
     Raises:
         UserError: bad data or configuration, another run in the folder, a loss that is not finite.
     """
-    run, backend = local_folder(run_dir, '--run'), jax.default_backend()
+    backend = jax.default_backend()
     if require is not None and backend != require:
         raise UserError(
             f'--require {require}: JAX runs on {backend} here; see seqzoo doctor for what it finds.'
         )
+    run = agreement.once_a_host(lambda: opened(run_dir, '--run'))
     mesh = build_mesh(experiment.mesh)
     check_strategy(experiment.strategy, mesh)
     refuse_uneven_lengths(experiment.batch, mesh)
-    arguments = (experiment, run, data_dir, cache_dir, progress, profile_steps, fork_from)
+    others = (fork_from, pretrained)
+    arguments = (experiment, run, data_dir, cache_dir, progress, profile_steps, others)
     with StopRequest(at_once=True) as stop:
         try:
             return _prepare_and_train(*arguments, stop)
@@ -118,23 +124,26 @@ def _prepare_and_train(
     cache_dir: str | Path | None,
     progress: Mode,
     profile_steps: int | None,
-    fork_from: str | Path | None,
+    others: tuple[str | Path | None, str | Path | None],
     stop: StopRequest,
 ) -> TrainResult:
     with ExitStack() as stack:
         clock = stack.enter_context(Clock())
-        lock = RunLock(run)  # one for all processes
+        lock = lock_of(run)  # one for all processes
         agreement.first_does(lambda: stack.enter_context(lock))
+        if agreement.is_first() and (mirror := buckets.Mirror.at(run)) is not None:
+            stack.enter_context(mirror.pushed())
         is_new = newest_checkpoint(run) is None
-        source = source_of(run, fork_from) if is_new else None
+        source = source_of(run, *others) if is_new else None
         agreement.same_everywhere(str(is_new), f'{run} holds {_OTHER_FOLDER}')
         bar = Progress(experiment.train.steps, mode=progress if agreement.is_first() else 'none')
         prepared = agreement.once_a_host(
-            lambda: experiment.task.prepare(
-                experiment.batch,
+            lambda: _prepared(
+                experiment,
+                source,
+                None if is_new else run,
                 data_dir=default_data_dir(data_dir),
                 cache_dir=Path(cache_dir) if cache_dir else default_cache_dir(),
-                run_dir=source if is_new else run,  # parameters mean nothing with another tokenizer
                 announce=bar.announce,
             )
         )
@@ -142,13 +151,26 @@ def _prepare_and_train(
         # Together: nobody may still read what the first process is about to write anew.
         resolved, changed = agreement.together(lambda: _checked(experiment, prepared, run, is_new))
         plan = experiment.task.plan(prepared, experiment.batch, experiment.seed)
-        if not is_new and fork_from is not None:
-            bar.announce(f'{run} has checkpoints of its own: --fork-from is left out')
+        if not is_new and any(others):
+            option = '--fork-from' if others[0] else '--pretrained'
+            bar.announce(f'{run} has checkpoints of its own: {option} is left out')
         if changed:
             bar.announce(f'going on with other settings: {"; ".join(changed)}')
         return _train(
             resolved, prepared, plan, run, stack, lock, clock, stop, progress, profile_steps, source
         )
+
+
+def _prepared(
+    experiment: Experiment, source: Source | None, run: Path | None, **options: Any
+) -> Prepared:
+    """The data, cut as the run, or the one that it begins with, has learnt to read it."""
+    task, batch = experiment.task, experiment.batch
+    if source is None or source.part == 'all':
+        return task.prepare(batch, run_dir=run if source is None else source.run, **options)
+    prepared = task.prepare_from(source.run, batch, **options)
+    refuse_other_data(prepared, source.run, names=('tokenizer',))
+    return prepared
 
 
 def _claim(experiment: Experiment, prepared: Prepared, run: Path, origin: Origin | None) -> None:
@@ -159,8 +181,10 @@ def _claim(experiment: Experiment, prepared: Prepared, run: Path, origin: Origin
         save_experiment(experiment, run)
         if origin is not None:
             origin.save(run)
+        buckets.push(run)
 
     agreement.first_does(write)
+    agreement.once_a_host(lambda: buckets.pull(run))
     seen = str((run / EXPERIMENT).exists())
     agreement.same_everywhere(seen, f'{run} holds {_OTHER_FOLDER}')
 
@@ -172,6 +196,7 @@ def _checked(
     changed = []
     resolved = replace(experiment, model=experiment.task.resolve(experiment.model, prepared))
     if not is_new:
+        refuse_imported(run)
         changed = refuse_differences(load_experiment_of(run), resolved, run)
         refuse_other_data(prepared, run)
     _refuse_idle_steps(experiment)
@@ -184,34 +209,30 @@ def _train(
     plan: Any,
     run: Path,
     stack: ExitStack,
-    lock: RunLock,
+    lock: RunLock | BucketLock,
     clock: Clock,
     stop: StopRequest,
     mode: Mode,
     profile_steps: int | None,
-    source: Path | None,
+    source: Source | None,
 ) -> TrainResult:
     task, config = experiment.task, experiment.train
     metric, best_mode = task.best_metric
-    writer = agreement.is_first()
+    writer, home = agreement.is_first(), buckets.home_of(run)
     mesh = build_mesh(experiment.mesh)
     agreement.connect(mesh)
-    model, transformation = experiment.model.build(), experiment.optimizer.build()
-    row_multiple, share = row_shards(mesh) * config.accumulation, row_share(mesh)
-    first_carry = functools.partial(task.first_carry, model, plan, row_multiple=row_multiple)
-    jax.eval_shape(first_carry)  # refuses what the plan cannot do before anything is made
-    factory = StateFactory(
-        experiment.model, model, transformation, mesh, experiment.seed, first_carry=first_carry
-    )
+    program = build_program(experiment, plan, mesh)
+    factory = program.factory
     checkpoints = stack.enter_context(
         Checkpoints(
-            run / CHECKPOINTS,
+            home / CHECKPOINTS,
             keep=config.keep,
             keep_best=config.keep_best,
             best_metric=metric,
             best_mode=best_mode,  # type: ignore[arg-type]
         )
     )
+    overlap = None if source is None else overlap_with(source, experiment)
     improvement, history, origin = Improvement(best_mode), History(), None
     restored = checkpoints.restore(factory.abstract())
     if restored is not None:
@@ -221,7 +242,7 @@ def _train(
     else:
         state = factory.create()
         if source is not None:
-            state, origin = begin_with(source, state)
+            state, origin = begin_with(source, state, overlap)
     _claim(experiment, prepared, run, origin)
     start = int(state.step)
     events = stack.enter_context(EventLog(run, enabled=writer))
@@ -230,15 +251,8 @@ def _train(
     spent = {} if restored is None else restored.meta.get('spent', {})
     clock.earlier = {**spent, 'lost': before + lost} if before or lost or spent else {}
     shardings = factory.shardings()
-    step = make_train_step(
-        task,
-        model,
-        transformation,
-        experiment.schedule.build(plan.steps_per_epoch),
-        config.accumulation,
-        config.max_gradient_norm,
-    )
-    runtime = Runtime(model, None, {**shardings.variables, 'params': shardings.params}, mesh)
+    placed = {**shardings.variables, 'params': shardings.params}
+    runtime = Runtime(program.model, None, placed, mesh)
 
     def evaluate(state: TrainState) -> dict[str, Any]:
         variables = {**state.variables, 'params': state.params}
@@ -252,8 +266,8 @@ def _train(
         )
 
     bar = stack.enter_context(Progress(config.steps, start=start, mode=mode if writer else 'none'))
-    if origin is not None:
-        bar.announce(f'beginning with the parameters of {origin.run}, step {origin.step:,}')
+    for line in origin.said() if origin is not None else ():
+        bar.announce(line)
     for line in _opening(experiment, plan, mesh, start):
         bar.announce(line)
     events.write(
@@ -264,35 +278,26 @@ def _train(
         seed=experiment.seed,
         examples_digest=history.digest,
         lost_seconds=round(lost, 3),
-        **({} if origin is None else {'forked_from': origin.run, 'forked_step': origin.step}),
+        **({} if origin is None else origin.event()),
     )
     loop = Loop(
         config=config,
         step=compile_train_step(
-            step,
+            program.step,
             mesh,
             shardings,
             strategy=experiment.strategy,
             deterministic=config.deterministic,
         ),
-        guard=StepGuard(
-            task.batch_specs(plan, row_multiple=row_multiple, process_count=share.count)
-        ),
-        batches=task.batches(
-            prepared,
-            plan,
-            start_step=start,
-            row_multiple=row_multiple,
-            process_index=share.index,
-            process_count=share.count,
-        ),
+        guard=StepGuard(program.specs),
+        batches=program.batches(prepared, start),
         put=lambda arrays: put_rows(arrays, mesh),
         evaluate=evaluate,
         metric=metric,
         improvement=improvement,
         meta=lambda: {'identity': prepared.identity, 'improvement': vars(improvement)},
         checkpoints=checkpoints,
-        snapshots=stack.enter_context(Snapshots(run / SNAPSHOTS, keep=config.keep_snapshots))
+        snapshots=stack.enter_context(Snapshots(home / SNAPSHOTS, keep=config.keep_snapshots))
         if config.snapshot_every
         else None,
         events=events,

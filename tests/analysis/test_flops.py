@@ -8,10 +8,10 @@ import jax
 import jax.numpy as jnp
 import pytest
 
+from seqzoo.analysis.chips import peak_flops_per_second
 from seqzoo.analysis.flops import (
     humanize,
     model_flops_utilization,
-    peak_flops_per_second,
     render_flops,
     traced_flops,
 )

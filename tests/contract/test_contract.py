@@ -25,13 +25,24 @@ CONFIGS = [config.tiny() for config in battery.configurations()]
 
 def test_the_battery_finds_the_models():
     assert {type(config).__name__ for config in CONFIGS} >= {
+        'BertConfig',
+        'BertPretrainingConfig',
+        'BiLMConfig',
+        'BiLMPretrainingConfig',
+        'ByteNetConfig',
+        'ByteNetLMConfig',
         'CaptionerConfig',
+        'ConvS2SConfig',
         'DenseConfig',
+        'ElmoConfig',
         'LabelerConfig',
         'RecurrentEncoderConfig',
         'RecurrentLMConfig',
         'RecurrentSeq2SeqConfig',
+        'TCNConfig',
+        'TCNEncoderConfig',
         'TransformerConfig',
+        'WaveNetConfig',
     }
 
 

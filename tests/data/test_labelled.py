@@ -2,13 +2,14 @@
 
 import gzip
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from seqzoo.data.angle_chains import RESIDUES, AngleChains
 from seqzoo.data.labelled import folds, split_by_folds
-from seqzoo.data.labelled_texts import Imdb, RtPolarity
+from seqzoo.data.labelled_texts import Imdb, RtPolarity, Tsv
 from seqzoo.data.mnist import Mnist, read_idx
 from seqzoo.data.tagged import Cb513, UniversalDependencies, read_conllu
 from seqzoo.errors import UserError
@@ -162,3 +163,26 @@ def test_real_data_has_the_published_sizes(data_dir):
     sentences = [RtPolarity().read(split, data_dir) for split in SPLITS]
     assert sum(map(len, sentences)) == 10_662
     assert not set(sentences[0].inputs) & set(sentences[2].inputs)
+
+
+def test_pairs_of_a_table_have_the_class_of_their_column(tmp_path):
+    (tmp_path / 'train.tsv').write_text(
+        'id\tpremise\thypothesis\tgold\n7\ta b\tc\tyes\n8\t"d\te f\tno\n'
+    )
+    table = Tsv(labels=('no', 'yes'), label='gold', first='premise', second='hypothesis')
+    found = table.read('train', tmp_path)
+    assert found.inputs == [('a b', 'c'), ('"d', 'e f')]
+    assert found.labels.tolist() == [1, 0]
+    assert table.pairs
+    single = replace(table, second=None)
+    assert single.read('train', tmp_path).inputs == ['a b', '"d']
+    assert not single.pairs
+    with pytest.raises(UserError, match='no column is called sentence1 or sentence2 or label'):
+        Tsv().read('train', tmp_path)
+    with pytest.raises(UserError, match="the label in line 2 is 'yes', none of 0, 1"):
+        replace(table, labels=('0', '1')).read('train', tmp_path)
+    (tmp_path / 'train.tsv').write_text('sentence1\tsentence2\tlabel\na\tb\n')
+    with pytest.raises(UserError, match='line 2 has 2 fields, but the first line names 3'):
+        Tsv().read('train', tmp_path)
+    with pytest.raises(UserError, match='name at least two'):
+        Tsv(labels=('0', '0'))

@@ -4,7 +4,8 @@ import gzip
 
 import pytest
 
-from seqzoo.data.plain_text import PUBLIC_FILES, CutFile, SplitFiles
+from seqzoo.configuration import from_json, to_json
+from seqzoo.data.plain_text import PUBLIC_FILES, CutFile, GutenbergFile, SplitFiles, Together
 from seqzoo.errors import UserError
 
 LINES = [f'line {number} of the text' for number in range(100)]
@@ -93,3 +94,38 @@ def test_preparation_knows_the_published_files(tmp_path, data_dir):
     with pytest.raises(UserError, match=PUBLIC_FILES['ptb/ptb.train.txt'].sha256):
         words.prepare(tmp_path)
     assert SplitFiles().prepare(tmp_path) == []  # a user's own files
+
+
+BOOK = [
+    'The Project Gutenberg EBook of Nothing',
+    '*** START OF THIS PROJECT GUTENBERG EBOOK NOTHING ***',
+    *[f'line {i}' for i in range(20)],
+    '*** END OF THE PROJECT GUTENBERG EBOOK NOTHING ***',
+    '*** START: FULL LICENSE ***',
+]
+
+
+def test_a_book_of_project_gutenberg_is_read_without_what_stands_around_it(tmp_path):
+    (tmp_path / 'book.txt').write_text('\n'.join(BOOK) + '\n')
+    book = GutenbergFile(file='book.txt', dev_share=0.2, test_share=0.2)
+    parts = [list(book.lines(split, tmp_path)) for split in ('train', 'dev', 'test')]
+    assert [line for part in parts for line in part] == BOOK[2:22]
+    assert min(map(len, parts)) >= 3
+    (tmp_path / 'book.txt').write_text('\n'.join(BOOK[2:]) + '\n')
+    with pytest.raises(UserError, match='or take CutFile for it'):
+        book.lines('train', tmp_path)
+
+
+def test_texts_are_read_together_in_each_split(tmp_path):
+    for name in ('one', 'two'):
+        (tmp_path / name).mkdir()
+        for split in ('train', 'dev', 'test'):
+            (tmp_path / name / f'{split}.txt').write_text(f'{split} of {name}\n')
+    both = Together(parts=(SplitFiles(folder='one'), SplitFiles(folder='two')))
+    assert list(both.lines('dev', tmp_path)) == ['dev of one', 'dev of two']
+    assert len(both.lines('dev', tmp_path)) == 2
+    assert both.name == 'one + two'
+    assert both.prepare(tmp_path) == []
+    assert from_json(to_json(both)) == both
+    with pytest.raises(UserError, match='name the texts'):
+        Together()

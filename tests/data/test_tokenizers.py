@@ -176,15 +176,16 @@ def test_the_cache_is_used_and_told_apart_by_text_and_settings(tmp_path, monkeyp
 
 def test_a_sample_is_even_deterministic_and_of_the_stated_size():
     sides = [([f'a{i}' for i in range(3000)], 'en'), ((f'b{i}' for i in range(1000)), 'de')]
-    drawn = tokenizers.sample_lines(sides, 400)
-    again = tokenizers.sample_lines(
+    drawn, total = tokenizers.sample_lines(sides, 400)
+    assert total == 4000
+    again, _ = tokenizers.sample_lines(
         [(sides[0][0], 'en'), ([f'b{i}' for i in range(1000)], 'de')], 400
     )
     assert drawn == again
     sizes = [len(lines) for lines, _ in drawn]
     assert sum(sizes) == 400
     assert 60 < sizes[1] < 140
-    assert tokenizers.sample_lines([(['x', 'y'], 'en')], 5) == [(['x', 'y'], 'en')]
+    assert tokenizers.sample_lines([(['x', 'y'], 'en')], 5) == ([(['x', 'y'], 'en')], 2)
 
 
 def test_a_pair_is_joint_or_separate(tmp_path):

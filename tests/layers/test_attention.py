@@ -1,5 +1,6 @@
 """Attention: the lecture's figures, a plain NumPy version, and the fused kernels against XLA."""
 
+import functools
 import math
 
 import jax
@@ -11,7 +12,11 @@ from jax.sharding import Mesh
 
 from seqzoo.errors import UserError
 from seqzoo.layers import attention_kernels
-from seqzoo.layers.attention import attention_weights, dot_product_attention
+from seqzoo.layers.attention import (
+    attention_weights,
+    choose_implementation,
+    dot_product_attention,
+)
 from seqzoo.layers.masks import ancestry_mask, causal_mask, combine_masks, segment_mask
 from seqzoo.parallel.axes import axis_rules
 
@@ -111,6 +116,19 @@ def test_fused_kernels_are_refused_on_other_platforms(name, platform):
     half = [x.astype(jnp.bfloat16) for x in inputs(value_dim=8)]
     with pytest.raises(UserError, match=f"'{name}' needs a {platform.upper()}, .*choose 'xla'"):
         dot_product_attention(*half, implementation=name)
+
+
+def test_the_kernel_is_that_of_the_devices_compiled_for_and_not_of_these():
+    long = [jax.ShapeDtypeStruct((2, 256, 2, 64), jnp.bfloat16)] * 3
+    choose = functools.partial(choose_implementation, 'auto', *long, None, 0.0, False)
+    with axis_rules(None, platform='tpu'):
+        assert choose() == 'splash'
+        with axis_rules(None):  # as inside of a program for each device
+            assert choose() == 'splash'
+    with axis_rules(None, platform='gpu'):
+        assert choose() == 'cudnn'
+    with axis_rules(None, platform='cpu'):
+        assert choose() == 'xla'
 
 
 def test_fused_kernels_are_refused_where_they_would_leave_something_out():

@@ -14,7 +14,9 @@ from seqzoo.layers.mixture import MixtureConfig, MixtureOfExperts
 from seqzoo.layers.recurrent import RecurrentConfig, RecurrentStack
 from seqzoo.layers.recurrent_cells import LSTM
 from seqzoo.parallel import axes, prng
+from seqzoo.parallel.mesh import MeshConfig, build_mesh, rows_sharding, shardings_of
 
+KEY = jax.random.key(7)
 BATCH, LENGTH, EMBED, EXPERTS, K = 4, 5, 6, 8, 2
 MASK = jnp.arange(LENGTH)[None] < jnp.array([5, 3, 4, 1])[:, None]
 
@@ -156,6 +158,36 @@ def test_experts_may_lie_on_different_devices(network):
     np.testing.assert_allclose(placed, apply(build(), params, x)[0].features, rtol=1e-5, atol=1e-6)
     boxed = jax.eval_shape(module.init, jax.random.key(0), x)['params']['up_kernel']
     assert axes.partition_spec(boxed.names, axes.DEFAULT_RULES, mesh)[0] == 'tensor'
+
+
+@pytest.mark.parametrize('dispatch', ['capacity', pytest.param('dense', marks=pytest.mark.slow)])
+def test_tokens_go_to_the_devices_of_their_experts_and_come_back(network, dispatch):
+    """Rows and experts split the same devices: values and gradients are those of one device."""
+    params, x = network
+    x, mask = (jnp.concatenate([a, jnp.flip(a, 0)]) for a in (x, MASK))
+    module = build(dispatch=dispatch, capacity_factor=1.5)
+    mesh = build_mesh(MeshConfig(data=2, expert=4))
+    boxed = jax.eval_shape(module.init, jax.random.key(0), x)['params']
+    places = {'params': shardings_of(boxed, mesh)}
+    assert places['params']['up_kernel'].spec[0] == 'expert'
+    rows = rows_sharding(mesh)
+    assert rows.spec[0] == ('data', 'fsdp', 'expert')
+
+    def loss(params, x, mask):
+        output = module.apply(params, x, mask=mask, train=True, rngs={'dropout': KEY})
+        return jnp.sum(jnp.sin(output.features)) + sum(output.losses.values()), output.features
+
+    def placed(params, x, mask):
+        with axes.axis_rules(mesh):
+            return jax.value_and_grad(loss, (0, 1), has_aux=True)(params, x, mask)
+
+    program = jax.jit(placed, in_shardings=(places, rows, rows)).lower(params, x, mask).compile()
+    if dispatch == 'capacity':
+        assert 'all-to-all(' in program.as_text()
+    found = program(*jax.device_put((params, x, mask), (places, rows, rows)))
+    alone = jax.jit(jax.value_and_grad(loss, (0, 1), has_aux=True))(params, x, mask)
+    for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(alone), strict=True):
+        np.testing.assert_allclose(a, b, rtol=2e-4, atol=2e-5)
 
 
 def test_outside_of_training_the_places_may_be_without_limit(network):

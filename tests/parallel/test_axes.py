@@ -7,7 +7,14 @@ import pytest
 from jax.sharding import PartitionSpec
 
 from seqzoo.errors import UserError
-from seqzoo.parallel.axes import DEFAULT_RULES, axis_rules, constrain, named, partition_spec
+from seqzoo.parallel.axes import (
+    DEFAULT_RULES,
+    axis_rules,
+    constrain,
+    named,
+    partition_spec,
+    target_platform,
+)
 from seqzoo.parallel.mesh import MeshConfig, build_mesh, put_rows, row_shards
 
 
@@ -48,6 +55,14 @@ def test_constrain_is_really_in_the_program():
         'sharding_constraint'
         not in jax.jit(lambda x: constrain(x, 'batch', 'mlp')).lower(jnp.ones((8, 4))).as_text()
     )
+
+
+def test_the_platform_is_that_of_the_mesh_also_where_arrays_are_local():
+    assert target_platform() == jax.default_backend()
+    with axis_rules(mesh_of(data=8)):
+        assert target_platform() == jax.devices()[0].platform
+    with axis_rules(None, platform='tpu'), axis_rules(None):
+        assert target_platform() == 'tpu'
 
 
 def test_a_mesh_without_rules_is_refused_rather_than_ignored():

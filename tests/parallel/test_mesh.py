@@ -58,21 +58,21 @@ def slices_along(array, axis):
 
 def test_data_crosses_slices_and_every_other_axis_stays_inside_one():
     array = array_of(MeshConfig(data=-1, fsdp=2, tensor=2), two_slices())
-    assert array.shape == (4, 2, 2, 1)
+    assert array.shape == (4, 2, 1, 2, 1)
     assert slices_along(array, 0) == {(0, 1)}
-    assert slices_along(array, 1) == slices_along(array, 2) == {(0,), (1,)}
+    assert slices_along(array, 1) == slices_along(array, 3) == {(0,), (1,)}
     assert len(set(array.flat)) == 16
     # The outer part of the axis crosses, so that neighbours are of one slice.
-    assert [d.slice_index for d in array[:, 0, 0, 0]] == [0, 0, 1, 1]
+    assert [d.slice_index for d in array[:, 0, 0, 0, 0]] == [0, 0, 1, 1]
 
 
 def test_fsdp_crosses_slices_where_that_is_asked_for():
     array = array_of(MeshConfig(data=1, fsdp=-1, dcn_data=1, dcn_fsdp=2), two_slices())
-    assert array.shape == (1, 16, 1, 1)
+    assert array.shape == (1, 16, 1, 1, 1)
     assert [d.slice_index for d in array.flat] == [0] * 8 + [1] * 8
     both = [SliceDevice(id=i, slice_index=s) for s, i in itertools.product(range(4), range(4))]
     array = array_of(MeshConfig(data=2, fsdp=-1, dcn_fsdp=2), both)
-    assert array.shape == (2, 8, 1, 1)
+    assert array.shape == (2, 8, 1, 1, 1)
     assert slices_along(array, 0) == {(0, 2), (1, 3)}
     assert slices_along(array, 1) == {(0, 1), (2, 3)}
 
@@ -124,9 +124,9 @@ def test_neighbours_on_a_tpu_mesh_are_neighbours_in_its_torus():
     ]
     chips = [Chip(id=i, process_index=i // 4, coords=place) for i, place in enumerate(places)]
     array = array_of(MeshConfig(data=4, tensor=4), chips)
-    assert array.shape == (4, 1, 4, 1)
-    for line in (*array[:, 0, :, 0], *array[:, 0, :, 0].T):
+    assert array.shape == (4, 1, 1, 4, 1)
+    for line in (*array[:, 0, 0, :, 0], *array[:, 0, 0, :, 0].T):
         for one, other in itertools.pairwise([device.coords for device in line]):
             assert sum(abs(a - b) for a, b in zip(one, other, strict=True)) == 1
     # A mesh that is no product of the torus' axes is laid out all the same.
-    assert array_of(MeshConfig(data=2, tensor=8), chips).shape == (2, 1, 8, 1)
+    assert array_of(MeshConfig(data=2, tensor=8), chips).shape == (2, 1, 1, 8, 1)

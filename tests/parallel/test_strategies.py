@@ -289,7 +289,7 @@ def test_one_state_goes_from_strategy_to_strategy_and_to_evaluation():
 
 
 @pytest.mark.parametrize('strategy', ['shard_map', 'pmap'])
-@pytest.mark.parametrize('axis', ['fsdp', 'tensor', 'sequence'])
+@pytest.mark.parametrize('axis', ['fsdp', 'expert', 'tensor', 'sequence'])
 def test_a_mesh_that_a_strategy_cannot_do_is_refused_with_the_remedy(strategy, axis):
     mesh = build_mesh(MeshConfig(**{'data': 4, axis: 2}))
     with pytest.raises(UserError) as refusal:

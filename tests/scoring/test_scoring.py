@@ -17,11 +17,12 @@ from seqzoo.scoring import (
     compound_split_bleu,
     exact_match,
     score_table,
+    ter,
     tokenized_bleu,
 )
-from seqzoo.scoring.bleu import split_compounds
+from seqzoo.scoring.scorer import split_compounds
 
-SCORERS = [bleu, tokenized_bleu, compound_split_bleu, chrf, exact_match, score_table]
+SCORERS = [bleu, tokenized_bleu, compound_split_bleu, chrf, ter, exact_match, score_table]
 
 
 def own_bleu(hypotheses, references, smooth):
@@ -86,7 +87,9 @@ def test_signatures_name_what_changes_the_number():
     assert 'case:mixed|eff:no|tok:13a|smooth:exp|version:' in bleu(h, r).signature
     assert 'case:lc|eff:no|tok:intl' in bleu(h, r, lowercase=True, tokenize='intl').signature
     assert 'case:lc|eff:no|tok:none|smooth:none' in tokenized_bleu(h, r).signature
-    assert 'tok:13a+compounds|smooth:none' in compound_split_bleu(h, r).signature
+    assert 'tok:moses-de+compounds|smooth:none' in compound_split_bleu(h, r).signature
+    altered = compound_split_bleu(h, r, tokenize='13a', alter_reference_quotes=True)
+    assert 'tok:13a+compounds+quotes|' in altered.signature
     assert 'chrF2' in chrf(h, r).name or 'nc:6|nw:0' in chrf(h, r).signature
     assert bleu(h, r).name == 'bleu'
     assert bleu(h, r, lowercase=True, tokenize='intl').name == 'bleu_intl_lowercase'
@@ -138,11 +141,16 @@ def test_table_has_every_dialect_once_and_is_plain_data():
         'bleu_intl',
         'bleu_tokenized',
         'bleu_tokenized_lowercase',
+        'bleu_moses',
         'bleu_compound_split',
+        'bleu_compound_split_quotes',
         'chrf',
+        'ter',
         'exact_match',
     ]
     assert all(0 <= score.value <= 100 for score in table)
+    assert all(score.quoted_by for score in table)
+    assert [score.name for score in table if score.better == 'lower'] == ['ter']
     again = json.loads(json.dumps([score.as_dict() for score in table]))
     assert again[0]['value'] == table[0].value
     assert table[0].signature in str(table[0])

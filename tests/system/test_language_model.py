@@ -67,6 +67,14 @@ def test_a_run_is_measured_continued_asked_and_drawn(train, seqzoo, tmp_path):
     assert metrics['perplexity'] == pytest.approx(np.exp(metrics['loss']))
     assert metrics['bits_per_character'] == pytest.approx(metrics['loss'] / np.log(2))
 
+    # Of a longer or a shorter file the test part would be another one, trained on perhaps.
+    text = (tmp_path / 'text.txt').read_text(encoding='utf-8')
+    (tmp_path / 'text.txt').write_text(text[: len(text) // 2], encoding='utf-8')
+    said = seqzoo('evaluate', run, data)
+    assert said.status == 2
+    assert 'file whose parts are the splits is not what' in said.err
+    (tmp_path / 'text.txt').write_text(text, encoding='utf-8')
+
     prompts = tmp_path / 'prompts.txt'
     prompts.write_text('the time\n\nmachine\n', encoding='utf-8')
     said = seqzoo('predict', run, '--input', prompts, '--decode.extra-length=7')

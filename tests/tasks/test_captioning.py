@@ -52,6 +52,10 @@ def test_images_are_captioned_scored_and_drawn(stamps, tmp_path, capsys):
     assert main(['predict', run, '--input', str(tmp_path / 'names')]) == 0
     first, empty, second = capsys.readouterr().out.split('\n')[:3]
     assert (first, empty) == (second, '')
+    # Refused before any caption is searched for, or an image is read.
+    (tmp_path / 'names').write_text('none.png\n')
+    assert main(['predict', run, '--input', str(tmp_path / 'names'), '--alignments']) == 2
+    assert 'no source and target that could be aligned' in capsys.readouterr().err
     for path, message in (
         (wrong, '40 by 32 pixels'),
         (deep, '8 bits a pixel'),

@@ -1,6 +1,7 @@
 """Classes, tags and angles: losses by formula, scores by hand, lines in and labels out."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -11,11 +12,12 @@ from seqzoo.data.angle_chains import AngleChains
 from seqzoo.data.batching import BatchConfig
 from seqzoo.data.columns import Columns, Fixed, Ragged
 from seqzoo.data.labelled import Labelled, LabelledData, Tagged, TaggedData
-from seqzoo.data.word_lists import TextConfig, WordListConfig
+from seqzoo.data.word_lists import TextConfig, WordListConfig, encode_bytes
 from seqzoo.errors import UserError
-from seqzoo.layers.inputs import Spelling
+from seqzoo.layers.inputs import Spelling, Tokens
 from seqzoo.models.base import LabelOutput
 from seqzoo.models.dense import DenseConfig
+from seqzoo.models.elmo import ElmoConfig
 from seqzoo.models.labeler import LabelerConfig
 from seqzoo.models.recurrent_encoder import RecurrentEncoderConfig
 from seqzoo.tasks.angle_regression import AngleRegression
@@ -214,6 +216,38 @@ def test_words_bring_their_spelling_where_the_model_reads_it():
     assert fake.inputs.characters.shape == (1, 4, 4)
     with pytest.raises(UserError, match='have no num_characters'):
         task.resolve(LabelerConfig(), prepared)
+
+
+def test_words_bring_their_bytes_where_the_model_reads_them():
+    """For a tagger and for a classifier, in batches and in what is compiled without data."""
+    elmo = ElmoConfig.tiny()
+    words = replace(elmo.bilm.words, num_bytes=262, max_bytes=None)
+    elmo = replace(elmo, bilm=replace(elmo.bilm, words=words), inputs=Tokens(embed_dim=4))
+    tagging = Tagging(corpus=Sentences(), tokens=TokenInput(bytes=6))
+    reviews = TextClassification(corpus=Reviews(), words=TextConfig(), bytes=6)
+    for task, per in ((tagging, 'step'), (reviews, 'sequence')):
+        prepared = task.prepare(BATCH, data_dir=None, cache_dir=None)
+        model = LabelerConfig(encoder=elmo, per=per, pooling='max')
+        resolved = task.resolve(model, prepared)
+        assert resolved.encoder.bilm.words.max_bytes == 6
+        table = prepared.splits['train'].columns['bytes']
+        first = ['the', 'cat', 'sat'] if per == 'step' else ['good', 'good', 'film']
+        np.testing.assert_array_equal(table[0], encode_bytes(first, 6))
+        nominal = task.nominal_table([3, 2]).columns['bytes']
+        assert (nominal.values.shape, nominal.values.dtype) == ((5, 6), table.values.dtype)
+        assert task.prepare_from(Path('run'), BATCH, data_dir=None, cache_dir=None).splits
+        inputs = task.nominal_table([3]).columns
+        batch = {name: jnp.asarray(column.values[None]) for name, column in inputs.items()}
+        batch |= {'segments': jnp.ones((1, 3), jnp.int32), 'weight': jnp.ones(1)}
+        batch |= {'label': jnp.zeros(1, jnp.int32)} if per == 'sequence' else {}
+        built = resolved.build()
+        shapes = jax.eval_shape(built.init, jax.random.key(0), *resolved.example_inputs())
+        losses, _ = jax.eval_shape(lambda v, b: task.loss(built, v, b, (), key=None), shapes, batch)  # noqa: B023
+        assert losses.terms['loss'].shape == ()
+    with pytest.raises(UserError, match='reads nothing that such a run could'):
+        Tagging(corpus=Sentences()).prepare_from(Path('run'), BATCH, data_dir=None, cache_dir=None)
+    with pytest.raises(UserError, match='at least 3'):
+        TokenInput(bytes=2)
 
 
 def test_a_tag_comes_out_for_every_word():

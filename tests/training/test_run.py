@@ -33,9 +33,10 @@ def test_how_recurrent_layers_are_computed_may_change_and_what_they_compute_may_
     assert [path for path in may + may_not if defines_run(path)] == list(may_not)
 
 
-def test_an_address_is_not_taken_for_a_folder():
-    with pytest.raises(UserError, match='is an address and not a folder'):
-        load_run('gs://bucket/run')
+@pytest.mark.parametrize('address', ['s3://bucket/run', 'gs://bucket', 'gs:///run'])
+def test_an_address_of_another_store_or_of_no_folder_is_refused(address):
+    with pytest.raises(UserError, match='is not the address of a folder in a bucket'):
+        load_run(address)
 
 
 def test_damaged_small_files_are_named(tmp_path):

@@ -1,0 +1,145 @@
+"""The ablation and the zoo: what is said of made-up rows, and once for real, as a toy."""
+
+import json
+import pathlib
+
+import numpy as np
+import pytest
+
+from seqzoo.configuration import load_config
+
+RESULTS = pathlib.Path(__file__).resolve().parents[2] / 'benchmarks' / 'results'
+
+
+@pytest.fixture(scope='module')
+def ablation(benchmark_program):
+    return benchmark_program('ablation')
+
+
+@pytest.fixture(scope='module')
+def zoo(benchmark_program):
+    return benchmark_program('zoo')
+
+
+def row(name, seed, bleu, single, **searches):
+    final = {f'test_{search}': {'bleu': value} for search, value in searches.items()}
+    return {
+        'name': f'ablation_{name}_seed{seed}',
+        'seed': seed,
+        'parameters': 1_831_424,
+        'minutes': 15.0 + seed,
+        'device': 'two cores',
+        'versions': 'jax',
+        'beam': 5,
+        'alpha': 1.0,
+        'signature': 'nrefs:1',
+        'results': {
+            'best_checkpoint': {'test': {'bleu': single}},
+            'average_of_last_10': {'test': {'bleu': bleu}, **final},
+        },
+    }
+
+
+def test_every_change_is_one_that_the_configuration_takes(ablation):
+    base = load_config(ablation.CONFIG)
+    for name, (_, changes) in ablation.CHANGES.items():
+        flags = [word for path, value in changes.items() for word in (f'--{path}', value)]
+        assert (load_config(ablation.CONFIG, flags) == base) is (name == ablation.BASE)
+    # What was asked for: each of these things is changed somewhere.
+    changed = {path for _, changes in ablation.CHANGES.values() for path in changes}
+    assert changed >= {
+        *('model.norm', 'task.label-smoothing', 'model.tie', 'model.scale-embeddings'),
+        *('model.positions', 'task.tokenizer.vocab-size', 'model.dropout-rate'),
+    }
+
+
+def test_worth_is_a_mean_of_differences_seed_by_seed(ablation):
+    searches = dict.fromkeys(ablation.SEARCHES, 30.0)
+    rows = [
+        row('base', 0, 30.0, 29.0, **searches),
+        row('base', 1, 34.0, 33.5, **searches),
+        row('post_norm', 0, 28.0, 20.0),
+        row('post_norm', 1, 31.0, 20.0),
+    ]
+    table = {line['name']: line for line in ablation.worth(rows)}
+    assert table['post_norm']['differences'] == [-2.0, -3.0]
+    assert table['single']['differences'] == [-1.0, -0.5]
+    assert table['greedy']['differences'] == [0.0, -4.0]
+    assert table['base']['differences'] == []
+    text = ablation.render(list(table.values()), rows)
+    assert '| post-norm | 29.50 ± 2.12 | -2.50 ± 0.71 | 2 | 1,831,424 | 16 |' in text
+    assert 'nrefs:1' in text
+
+
+def test_the_picture_is_drawn_of_what_there_is(ablation, tmp_path):
+    rows = [row('base', 0, 30.0, 29.0, **dict.fromkeys(ablation.SEARCHES, 29.9))]
+    ablation.draw(ablation.worth(rows), tmp_path / 'a.png')
+    assert (tmp_path / 'a.png').stat().st_size > 5000
+    ablation.draw([], tmp_path / 'b.png')
+    assert not (tmp_path / 'b.png').exists()
+
+
+def test_a_budget_is_what_a_run_has_left(ablation, tmp_path):
+    assert ablation.remaining(tmp_path / 'none', 15.0) == 15.0
+    assert ablation.remaining(tmp_path, 0.0) is None
+    event = {'kind': 'train', 'step': 5, 'seconds': 300.0, 'time': 0.0}
+    (tmp_path / 'metrics.jsonl').write_text(json.dumps(event) + '\n')
+    assert ablation.remaining(tmp_path, 15.0) == 10.0
+
+
+def test_the_zoo_page_is_what_the_rows_say(zoo, benchmark_program):
+    rows = benchmark_program('rows')
+    wanted = zoo.page(rows.quality_rows())
+    assert (RESULTS / 'zoo.md').read_text('utf-8') == wanted, 'run python benchmarks/zoo.py'
+    assert 'Transformer: ' in wanted
+    assert 'recurrent: ' in wanted
+
+
+def test_operations_of_a_row_are_those_of_its_command(zoo):
+    name, options = 'transformer_tiny_multi30k_ende:twenty_minutes', '--model.num-layers 2 --seed 4'
+    experiment = zoo.configured({'command': f'X=1 seqzoo train {name} {options} --run R'})
+    assert (experiment.seed, experiment.model.num_layers) == (4, 2)
+    whole = zoo.training_flops(experiment, 4000)
+    assert zoo.training_flops(experiment, 1000) == pytest.approx(whole / 4)
+
+
+@pytest.mark.slow
+def test_a_toy_is_trained_measured_and_taken_up(ablation, tmp_path, monkeypatch, capsys):
+    generator = np.random.default_rng(0)
+    words = [a + b for a in 'bdgl' for b in 'aeiou']
+    (tmp_path / 'multi30k').mkdir()
+    for split, count in (('train', 120), ('val', 10), ('test_2016_flickr', 10)):
+        lines = [' '.join(generator.choice(words, size=5)) for _ in range(count)]
+        for language, text in (('en', lines), ('de', [line.upper() for line in lines])):
+            file = tmp_path / 'multi30k' / f'{split}.{language}'
+            file.write_text('\n'.join(text) + '\n', 'utf-8')
+    monkeypatch.setattr(ablation, 'SEARCHES', {'greedy': ablation.SEARCHES['greedy']})
+    words = [
+        *('--folder', str(tmp_path / 'runs'), '--data-dir', str(tmp_path), '--seeds', '1'),
+        *('--cache-dir', str(tmp_path / 'cache'), '--results', str(tmp_path / 'rows')),
+        *('--steps', '10', '--minutes', '5', '--only', 'base', '--decode.extra-length', '2'),
+        *('--model.num-layers=1', '--model.embed-dim=16', '--model.mlp-dim=16'),
+        *('--model.num-heads=2', '--task.tokenizer.kind=word', '--task.tokenizer.vocab-size=64'),
+        *('--batch.tokens=256', '--batch.max-length=16', '--batch.fitted-buckets=1'),
+        *('--train.snapshot-every=1', '--train.log-every=5', '--schedule.warmup-steps=2'),
+    ]
+    ablation.main(words)
+    assert '| greedy |' in capsys.readouterr().out
+    made = sorted(path.name for path in (tmp_path / 'rows').iterdir())
+    assert made == [
+        'ablation.md',
+        'ablation.png',
+        'ablation_base_seed0.json',
+    ]
+    found = json.loads((tmp_path / 'rows' / 'ablation_base_seed0.json').read_text())
+    assert '--train.max-minutes 5 --run R' in found['command']
+    assert found['tokens'] > 0
+    assert found['corpus_fingerprint']
+    assert found['trained_at_commit']
+    assert 'bleu_moses' in found['results']['average_of_last_10']['test_ladder']
+
+    def never(*words, **options):
+        raise AssertionError('what has a row is not trained again')
+
+    monkeypatch.setattr(ablation.subprocess, 'run', never)
+    ablation.main(words)

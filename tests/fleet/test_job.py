@@ -1,0 +1,200 @@
+"""A job on the hosts of a stand-in cloud: `worker.sh` and `setup.sh` really run there."""
+
+import json
+import os
+import subprocess
+
+import pytest
+import yaml
+
+HERE = ['--slice', 'v5e-8', '--zone', 'us-west4-a', '--poll', '0.3']
+POD = ['--slice', 'v5p-16', '--zone', 'us-east5-a', '--poll', '0.3']  # two hosts
+TRAIN = ['--', 'train', 'my config', '--run', 'gs://bucket/my run']
+RAN = '-m seqzoo train my config --run gs://bucket/my run'
+
+
+def test_a_job_runs_on_every_host_with_its_words_as_they_are(cloud):
+    status, _, err = cloud.run('launch', 'r', *POD, '--spot', *TRAIN)
+    assert (status, err.splitlines()[-1]) == (0, 'tpu: r: done')
+    assert cloud.ran() == [RAN] * 2
+    assert 'ran -m seqzoo train' in cloud.run('logs', 'r', '--worker', '1')[1]
+    shown = cloud.run('status', 'r')[1].splitlines()
+    assert shown == ['r  READY', *(f'r-{n}  ended 0' for n in range(2))]
+    # Again: the slice and the code are there.
+    assert cloud.run('launch', 'r', '--poll', '0.3', *TRAIN)[0] == 0
+    assert len(cloud.calls('scp')) == 2
+    assert len(cloud.calls('tpu-vm', 'create')) == 1
+
+
+def test_status_75_starts_again_on_the_host_itself(cloud):
+    cloud.write('exits', '75 75 0')
+    assert cloud.run('launch', 'r', *HERE, *TRAIN)[0] == 0
+    assert cloud.ran() == [RAN] * 3
+    assert len(cloud.calls('ssh', 'worker.sh" start')) == 1
+
+
+@pytest.mark.slow
+def test_a_job_that_can_only_be_preempted_gives_up(cloud):
+    cloud.write('exits', '75')
+    status, _, err = cloud.run('launch', 'r', *HERE, '--restarts', '1', *TRAIN)
+    assert (status, 'was lost too often' in err) == (2, True)
+    assert len(cloud.ran()) == 10  # five times each
+
+
+@pytest.mark.parametrize('exit_status', [1, 2])
+def test_a_failure_is_not_started_again_and_shows_its_end(cloud, exit_status):
+    cloud.write('exits', str(exit_status))
+    status, _, err = cloud.run('launch', 'r', *HERE, *TRAIN)
+    assert status == exit_status
+    assert f'ended with status {exit_status}' in err
+    assert 'ran -m seqzoo train' in err
+    assert len(cloud.ran()) == 1
+
+
+@pytest.mark.parametrize('left', ['PREEMPTED', pytest.param(None, marks=pytest.mark.slow)])
+def test_a_slice_lost_in_the_middle_is_made_anew_and_the_same_command_goes_on(cloud, left):
+    cloud.write('exits', 'wait 0')
+    rule = {'match': 'worker.sh" status', 'skip': 2, 'lose': {'r': left}}
+    cloud.write('rules.json', [{**rule, 'err': 'Connection closed'}])
+    status, _, err = cloud.run('launch', 'r', *HERE, '--spot', *TRAIN)
+    assert status == 0
+    assert 'was interrupted: it is started again' in err
+    assert cloud.ran() == [RAN, RAN]
+    assert len(cloud.calls('tpu-vm', 'create')) == 2
+    # The new hosts have got the code too.
+    assert len(cloud.calls('scp', 'seqzoo-code.tgz')) == 2
+
+
+def test_one_missing_host_stops_the_others_instead_of_letting_them_wait(cloud):
+    cloud.run('create', 'r', *POD)
+    cloud.run('push', 'r')
+    cloud.write('exits', 'wait')
+    cloud.write('rules.json', [{'match': 'worker.sh" start', 'kill': {'r': [1]}}])
+    status, _, err = cloud.run('launch', 'r', '--poll', '0.3', *TRAIN)
+    assert status == 2
+    assert 'the job started on 1 of 2 hosts of r' in err
+    assert len(cloud.calls('worker.sh" stop')) == 1
+
+
+@pytest.mark.slow
+def test_a_host_that_falls_silent_is_told_and_not_waited_for_without_end(cloud):
+    cloud.write('exits', 'wait')
+    rule = {'match': 'worker.sh" status', 'skip': 1, 'kill': {'r': [1]}}
+    cloud.write('rules.json', [rule])
+    status, _, err = cloud.run('launch', 'r', *POD, *TRAIN)
+    assert status == 2
+    assert '1 of 2 hosts of r answer, though Google shows the slice as whole' in err
+    cloud.run('stop', 'r')
+
+
+def test_a_host_that_is_not_set_up_is_told(cloud):
+    cloud.run('create', 'r', *POD)
+    cloud.write('rules.json', [{'match': 'seqzoo-setup.sh "', 'kill': {'r': [0]}}])
+    status, _, err = cloud.run('push', 'r')
+    assert (status, '1 of 2 hosts of r are set up' in err) == (2, True)
+
+
+def test_slices_of_compute_engine_are_told_of_each_other(cloud):
+    words = ['--slice', '7x:2x2x1', '--zone', 'z-c', '--slices', '2', '--poll', '0.3']
+    assert cloud.run('launch', 'iron', *words, *TRAIN)[0] == 0
+    started = [c['words'][-1] for c in cloud.calls('worker.sh" start')]
+    for number in range(2):
+        wanted = f'MEGASCALE_NUM_SLICES=2 MEGASCALE_SLICE_ID={number} .venv/bin/python'
+        assert sum(wanted in words for words in started) == 1
+    assert all('MEGASCALE_COORDINATOR_ADDRESS=10.0.0.2' in words for words in started)
+
+
+def test_an_older_python_is_replaced_in_the_set_up_step(cloud, tmp_path):
+    """An image with Python 3.10: `setup.sh` asks the package manager for a newer one."""
+    programs = tmp_path / 'old image'
+    programs.mkdir()
+    real = os.environ['PATH'].split(':')
+    old = '#!/bin/sh\ncase "$*" in *version_info*) exit 1 ;; esac\nexit 0\n'
+    for name in ('python3', 'python3.11', 'python3.12', 'python3.13'):
+        (programs / name).write_text(old)
+    installed = '\n'.join(
+        [
+            '#!/bin/sh',
+            'echo "$*" >>"$HOME/sudo"',
+            'case "$*" in *" python3.12 "*) printf "#!/bin/sh\\n" >"$OLD/python3.12" ;; esac',
+        ]
+    )
+    (programs / 'sudo').write_text(installed)
+    for file in programs.iterdir():
+        file.chmod(0o755)
+    home = tmp_path / 'home'
+    home.mkdir()
+    code = cloud.code
+    subprocess.run(['tar', '-czf', home / 'code.tgz', '-C', code, 'tpu'], check=True)
+    environment = {**os.environ, 'HOME': str(home), 'OLD': str(programs), 'STAND_IN_HOST': 'h'}
+    environment['PATH'] = ':'.join([str(programs), *real])
+    script = ['sh', code / 'tpu' / 'setup.sh', home / 'code.tgz']
+    done = subprocess.run(script, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith('h ready')
+    assert 'install -yq python3.12 python3.12-venv' in (home / 'sudo').read_text()
+
+
+def test_the_jobset_says_what_gke_has_to_know(cloud):
+    image = ['--image', 'europe-docker.pkg.dev/p/r/seqzoo:1', '--spot', '--slices', '2']
+    status, out, _ = cloud.run('manifest', 'my run', 'jobset', *POD, '--engine=gke', *image, *TRAIN)
+    assert status == 0
+    found = yaml.safe_load(out)
+    (replicated,) = found['spec']['replicatedJobs']
+    job = replicated['template']['spec']
+    pod = job['template']['spec']
+    assert (replicated['replicas'], job['parallelism'], job['completions']) == (2, 2, 2)
+    assert pod['nodeSelector'] == {
+        'cloud.google.com/gke-tpu-accelerator': 'tpu-v5p-slice',
+        'cloud.google.com/gke-tpu-topology': '2x2x2',
+        'cloud.google.com/gke-spot': 'true',
+    }
+    (container,) = pod['containers']
+    assert container['command'][1:] == ['-m', 'seqzoo', *TRAIN[1:]]
+    assert container['resources']['limits'] == {'google.com/tpu': 4}
+    # 75 starts again, wrong input and bugs do not.
+    assert job['podFailurePolicy']['rules'][0]['onExitCodes']['values'] == [1, 2]
+
+
+def test_gke_makes_pools_and_takes_the_job(cloud):
+    words = ['--engine', 'gke', '--cluster', 'c', '--image', 'i', *POD]
+    assert cloud.run('create', 'r', *words)[0] == 0
+    assert cloud.run('create', 'r')[0] == 0
+    (made,) = cloud.calls('node-pools', 'create')
+    assert {'--tpu-topology=2x2x2', '--num-nodes=2'} <= set(made['words'])
+    assert cloud.run('launch', 'r', *TRAIN)[0] == 0
+    (applied,) = cloud.calls('kubectl', 'apply')
+    assert yaml.safe_load(applied['stdin'])['kind'] == 'JobSet'
+    assert cloud.run('logs', 'r')[0] == 0
+    assert cloud.run('delete', 'r')[0] == 0
+    assert json.loads((cloud.folder / 'pools.json').read_text()) == {}
+    cloud.write('pools.json', {'r': {}})
+    assert cloud.run('delete', 'r', *words)[0] == 2
+    assert json.loads((cloud.folder / 'pools.json').read_text()) == {'r': {}}
+
+
+def test_slurm_takes_the_same_job_once(cloud):
+    words = [
+        'launch',
+        'r',
+        '--engine',
+        'slurm',
+        '--slice',
+        'v5e-16',
+        '--',
+        'train',
+        'c',
+        '--run',
+        'a b',
+    ]
+    status, _, err = cloud.run(*words)
+    assert (status, 'job 4711' in err) == (0, True)
+    (script,) = [c['stdin'] for c in cloud.calls('sbatch')]
+    assert '#SBATCH --nodes=4' in script
+    assert "train c --run 'a b' &" in script
+    checked = subprocess.run(['sh', '-n'], input=script, text=True, check=False)
+    assert checked.returncode == 0
+    cloud.write('rules.json', [{'match': 'squeue', 'err': 'slurm_load_jobs error'}])
+    status, _, err = cloud.run(*words)
+    assert (status, 'squeue failed with status 1' in err) == (2, True)
+    assert cloud.run('create', 'r', '--engine', 'slurm', '--slice', 'v5e-16')[0] == 2

@@ -1,0 +1,240 @@
+"""Every dialect on real newstest text against the public scorers and against multi-bleu and its
+preparation written out here; and comparisons, which take only like with like.
+"""
+
+import json
+import math
+import pathlib
+import random
+import re
+from collections import Counter
+
+import pytest
+import sacrebleu
+from sacremoses import MosesPunctNormalizer, MosesTokenizer
+
+from seqzoo.__main__ import main
+from seqzoo.errors import UserError
+from seqzoo.scoring import difference, paired_bootstrap, score_table, scorers
+from seqzoo.scoring.score import Score
+
+LINES = 400
+
+
+def garbled(references, share, seed):
+    """What a system might have written: words missing, wrong, or in another place."""
+    draw = random.Random(seed)
+    words = [word for line in references for word in line.split()]
+    outputs = []
+    for line in references:
+        kept = [
+            draw.choice(words) if draw.random() < share else word
+            for word in line.split()
+            if draw.random() > share / 3
+        ]
+        for i in range(len(kept) - 1):
+            if draw.random() < share / 2:
+                kept[i], kept[i + 1] = kept[i + 1], kept[i]
+        outputs.append(' '.join(kept))
+    return outputs
+
+
+@pytest.fixture(scope='module')
+def newstest(data_dir):
+    """References, two outputs."""
+    import gzip
+
+    with gzip.open(data_dir / 'wmt' / 'newstest2013.de.gz', 'rt', encoding='utf-8') as file:
+        references = [line.rstrip('\n') for line in file][600 : 600 + LINES]
+    assert len(references) == LINES
+    # newstest2014 has the quotation marks of print, which scripts treat in their own way.
+    references = [re.sub(r'"([^"]*)"', r'„\1“', line) for line in references]
+    assert sum('„' in line for line in references) > 20
+    return references, garbled(references, 0.2, 0), garbled(references, 0.24, 1)
+
+
+def multi_bleu(hypotheses, references):
+    """What the script multi-bleu prints: words between spaces, no smoothing."""
+    matches, totals, lengths = [0] * 4, [0] * 4, [0, 0]
+    for hypothesis, reference in zip(hypotheses, references, strict=True):
+        words = hypothesis.split(), reference.split()
+        for side in (0, 1):
+            lengths[side] += len(words[side])
+        for n in range(1, 5):
+            mine, theirs = (
+                Counter(zip(*(side[i:] for i in range(n)), strict=False)) for side in words
+            )
+            matches[n - 1] += sum((mine & theirs).values())
+            totals[n - 1] += sum(mine.values())
+    penalty = min(1.0, math.exp(1 - lengths[1] / lengths[0]))
+    product = math.prod(m / t for m, t in zip(matches, totals, strict=True))
+    return 100 * penalty * product**0.25
+
+
+def with_compounds_apart(line):
+    """Hyphens between characters set off, the way a Perl substitution goes along a line."""
+    out, i = [], 0
+    while i < len(line):
+        middle = i + 2 < len(line) and line[i + 1] == '-'
+        if middle and not line[i].isspace() and not line[i + 2].isspace():
+            out.append(f'{line[i]} ##AT##-##AT## {line[i + 2]}')
+            i += 3
+        else:
+            out.append(line[i])
+            i += 1
+    return ''.join(out)
+
+
+def test_every_dialect_agrees_with_the_public_scorer_to_the_second_decimal(newstest):
+    references, hypotheses, _ = newstest
+    found = {score.name: score for score in score_table(hypotheses, references)}
+    moses = MosesTokenizer('de')
+    unicode_quotes = str.maketrans(dict.fromkeys('„“”‟«»', '"'))
+
+    def tokenized(lines):  # as the script does: with entities for special characters
+        return [moses.tokenize(line, return_str=True) for line in lines]
+
+    normalized = [MosesPunctNormalizer().replace_unicode_punct(line) for line in hypotheses]
+    theirs = [with_compounds_apart(line) for line in tokenized(normalized)]
+    plain = [with_compounds_apart(line) for line in tokenized(references)]
+    altered = [line.translate(unicode_quotes) for line in references]
+    expected = {
+        'bleu': sacrebleu.corpus_bleu(hypotheses, [references]).score,
+        'bleu_lowercase': sacrebleu.corpus_bleu(hypotheses, [references], lowercase=True).score,
+        'bleu_intl': sacrebleu.corpus_bleu(hypotheses, [references], tokenize='intl').score,
+        'bleu_tokenized': multi_bleu(hypotheses, references),
+        'bleu_tokenized_lowercase': multi_bleu(
+            *([line.lower() for line in side] for side in (hypotheses, references))
+        ),
+        'bleu_moses': multi_bleu(tokenized(hypotheses), tokenized(references)),
+        'bleu_compound_split': multi_bleu(theirs, plain),
+        'bleu_compound_split_quotes': multi_bleu(
+            theirs, [with_compounds_apart(line) for line in tokenized(altered)]
+        ),
+        'chrf': sacrebleu.corpus_chrf(hypotheses, [references]).score,
+        'ter': sacrebleu.corpus_ter(hypotheses, [references]).score,
+        'exact_match': 100
+        * sum(h == r for h, r in zip(hypotheses, references, strict=True))
+        / LINES,
+    }
+    assert {name: round(score.value, 2) for name, score in found.items()} == {
+        name: round(value, 2) for name, value in expected.items()
+    }
+    # They are different things: no two dialects of BLEU give one number here.
+    bleus = [score.value for name, score in found.items() if name.startswith('bleu')]
+    assert len(set(bleus)) == len(bleus)
+    assert len({score.signature for score in found.values()}) == len(found)
+
+
+def test_two_systems_are_told_apart_as_sacrebleu_does(newstest):
+    references, better, worse = newstest
+    by_name = {scorer.name: scorer for scorer in scorers('de')}
+    found = paired_bootstrap(by_name['bleu'], better, worse, references, samples=200)
+    from sacrebleu.metrics.bleu import BLEU
+    from sacrebleu.significance import PairedTest
+
+    _, theirs = PairedTest(
+        [('worse', worse), ('better', better)], {'B': BLEU()}, [references], 'bs', 200
+    )()
+    baseline, system = theirs['BLEU']
+    assert (found.system, found.baseline) == (system.score, baseline.score)
+    assert (found.p_value, found.system_interval) == (system.p_value, system.ci)
+    assert found.difference > 0
+    assert found.p_value < 0.05
+    assert 'bs:200|seed:12345' in found.signature
+    same = paired_bootstrap(by_name['chrf'], better, better, references, samples=50)
+    assert same.difference == 0
+    assert same.p_value == 1.0
+    # Text is prepared for the metric here too.
+    split = paired_bootstrap(
+        by_name['bleu_compound_split_quotes'], better, worse, references, samples=2
+    )
+    table = {score.name: score.value for score in score_table(better, references)}
+    assert split.system == pytest.approx(table['bleu_compound_split_quotes'])
+    assert 'tok:moses-de+compounds+quotes' in split.signature
+
+
+def test_scores_of_different_kinds_are_not_subtracted():
+    mine = Score(30.0, 'case:mixed', 'bleu')
+    assert difference(mine, Score(29.0, 'case:mixed', 'bleu')) == 1.0
+    with pytest.raises(UserError, match='different scores'):
+        difference(mine, Score(29.0, 'case:lc', 'bleu'))
+    with pytest.raises(UserError, match='different scores'):
+        difference(mine, Score(29.0, 'case:mixed', 'bleu_intl'))
+
+
+@pytest.fixture
+def files(newstest, tmp_path):
+    paths = []
+    for name, lines in zip(('ref.de', 'one.hyp', 'two.hyp'), newstest, strict=True):
+        paths.append(tmp_path / name)
+        paths[-1].write_text(''.join(f'{line}\n' for line in lines[:60]), 'utf-8')
+    return [str(path) for path in paths]
+
+
+def test_the_command_compares_only_what_was_made_alike(files, tmp_path, capsys):
+    references, one, two = files
+    earlier = tmp_path / 'earlier.json'
+    assert main(['score', two, references, '--json', '--only', 'bleu,chrf']) == 0
+    earlier.write_text(capsys.readouterr().out)
+    before = json.loads(earlier.read_text())
+    assert set(before['scores']) == {'bleu', 'chrf'}
+    assert before['scores']['bleu']['quoted_by'] == 'papers since 2018'
+
+    words = ['score', one, references, '--compare', str(earlier), '--json']
+    assert main([*words, '--only', 'bleu,bleu_intl']) == 0
+    after = json.loads(capsys.readouterr().out)
+    assert set(after['compared']) == {'bleu'}
+    value = after['scores']['bleu']['value'] - before['scores']['bleu']['value']
+    assert after['compared']['bleu']['difference'] == value
+    assert main([*words[:-1], '--only', 'bleu,bleu_intl']) == 0
+    assert f'{value:+.2f}' in capsys.readouterr().out
+
+    assert main([*words, '--only', 'bleu_intl']) == 2
+    assert 'no score in' in capsys.readouterr().err
+    other = tmp_path / 'other.de'
+    other.write_text(''.join(f'{i}\n' for i in range(60)))
+    assert main(['score', one, str(other), '--compare', str(earlier)]) == 2
+    assert 'of other references' in capsys.readouterr().err
+    assert main(['score', one, references, '--compare', references]) == 2
+    assert 'not what `seqzoo score --json` prints' in capsys.readouterr().err
+
+
+def test_a_papers_figure_stands_beside_its_own_dialect_alone(files, capsys):
+    references, one, _ = files
+    words = ['score', one, references, '--published', 'transformer_base_wmt14_ende']
+    assert main([*words, '--only', 'bleu,bleu_compound_split_quotes']) == 0
+    text = capsys.readouterr().out
+    assert '27.3' in text
+    assert 'compared with bleu_compound_split_quotes alone' in text
+    assert main([*words, '--only', 'bleu']) == 2
+    assert 'cannot be compared' in capsys.readouterr().err
+    assert main(['score', one, references, '--published', 'lstm_ptb']) == 2
+    assert 'no figure' in capsys.readouterr().err
+
+
+def test_the_command_compares_two_systems(files, capsys):
+    references, one, two = files
+    words = ['score', one, references, '--system2', two, '--samples', '20', '--only', 'bleu,chrf']
+    assert main([*words, '--json']) == 0
+    found = json.loads(capsys.readouterr().out)['compared']
+    assert set(found) == {'bleu', 'chrf'}
+    assert found['bleu']['samples'] == 20
+    assert main(words) == 0
+    assert 'DIFFERENCE' in capsys.readouterr().out
+    assert main([*words[:-1], 'exact_match']) == 2
+    assert 'no bootstrap' in capsys.readouterr().err
+    assert main(['score', one, references, '--only', 'blue']) == 2
+    assert "no score 'blue'" in capsys.readouterr().err
+
+
+def test_text_that_is_tokenised_is_noticed(files, tmp_path, capsys):
+    references, one, _ = files
+    moses = MosesTokenizer('de')
+    path = tmp_path / 'tok.hyp'
+    lines = pathlib.Path(one).read_text('utf-8').splitlines()
+    path.write_text(''.join(f'{moses.tokenize(line, return_str=True)} @-@\n' for line in lines))
+    assert main(['score', str(path), references, '--only', 'bleu']) == 0
+    assert 'looks tokenised' in capsys.readouterr().err
+    assert main(['score', one, references, '--only', 'bleu']) == 0
+    assert 'looks tokenised' not in capsys.readouterr().err

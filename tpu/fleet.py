@@ -1,0 +1,257 @@
+"""What is asked for, what there is of it, and what every engine can do."""
+
+import abc
+import hashlib
+import json
+import os
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from tpu.shell import Answer, Refusal, Shell
+from tpu.slices import Slice, parse
+
+LABEL = 'seqzoo-fleet'
+# Nobody sees a question of ssh; and a slice that is made anew has other keys than the one before.
+SSH = ['--quiet', '--strict-host-key-checking=no']
+ENGINES = ('tpu-vm', 'gce', 'gke', 'slurm')
+
+# A phrase of gcloud's complaint, and what it means; the first one that fits counts.
+_REASONS = (
+    (
+        ('quota',),
+        'no quota for {what} in {zone}: ask for quota, or take another --zone, --slice or --spot',
+    ),
+    (
+        ('no more capacity', 'stockout', 'resource_exhausted', 'does not have enough resources'),
+        '{zone} has no {what} to give now: wait in the queue with --queued, or take another --zone',
+    ),
+    (
+        ('permission_denied', 'permission denied', 'required permission', 'forbidden'),
+        'this account may not do that in project {project}: see `gcloud auth list`',
+    ),
+    (
+        ('reauthentication', 'gcloud auth login', 'not currently have an active account'),
+        'gcloud knows no account: run `gcloud auth login`',
+    ),
+    (
+        ('not available in zone', 'unavailable in zone', 'does not exist in zone'),
+        '{zone} has no {what}: take another --zone',
+    ),
+)
+
+
+def resource_name(name: str) -> str:
+    """A name that Google takes, of any text; other texts have other names."""
+    plain = re.sub(r'[^a-z0-9]+', '-', name.lower()).strip('-')
+    if plain == name and plain[0].isalpha() and len(plain) <= 40:
+        return plain
+    mark = hashlib.sha256(name.encode()).hexdigest()[:6]
+    return f'{("r-" + plain if not plain[:1].isalpha() else plain)[:33].rstrip("-")}-{mark}'
+
+
+@dataclass(frozen=True)
+class Fleet:
+    """Slices for one job.
+
+    Attributes:
+        name: as the user says it.
+        slice: of which kind.
+        count: how many slices.
+        engine: who makes them: `'tpu-vm'`, `'gce'`, `'gke'` or `'slurm'`.
+        zone, project: where.
+        spot: whether Google may take them away.
+        queued: whether to wait in Cloud TPU's queue.
+        runtime: software version of a TPU VM, or family of images of Compute Engine.
+        service_account: as whom the machines act; empty is the project's default.
+        cluster, image: of GKE: where, and the container.
+    """
+
+    name: str
+    slice: str
+    zone: str = ''
+    project: str = ''
+    engine: str = 'tpu-vm'
+    count: int = 1
+    spot: bool = False
+    queued: bool = False
+    runtime: str = ''
+    service_account: str = ''
+    cluster: str = ''
+    image: str = ''
+
+    @property
+    def kind(self) -> Slice:
+        """What its slices are."""
+        return parse(self.slice)
+
+    @property
+    def resource(self) -> str:
+        """Its name for Google."""
+        return resource_name(self.name)
+
+    @property
+    def nodes(self) -> list[str]:
+        """The names of its slices."""
+        if self.count == 1:
+            return [self.resource]
+        return [f'{self.resource}-{number}' for number in range(self.count)]
+
+    @property
+    def place(self) -> list[str]:
+        """The options of gcloud that say where."""
+        return [f'--zone={self.zone}', *self.own_project]
+
+    @property
+    def own_project(self) -> list[str]:
+        """The option of gcloud that says whose."""
+        return [f'--project={self.project}'] if self.project else []
+
+    def refusal(self, answer: Answer, what: str) -> Refusal:
+        """What a failure of gcloud means, in a sentence."""
+        text = f'{answer.err} {answer.out}'.lower()
+        for phrases, meaning in _REASONS:
+            if any(phrase in text for phrase in phrases):
+                said = meaning.format(
+                    what=self.slice, zone=self.zone, project=self.project or 'of gcloud'
+                )
+                return Refusal(f'{what}: {said} ({answer.said})')
+        return Refusal(f'{what} failed with status {answer.status}: {answer.said}')
+
+
+Kind = Literal['missing', 'coming', 'ready', 'lost', 'failed']
+
+
+@dataclass(frozen=True)
+class State:
+    """What there is of a slice.
+
+    Attributes:
+        kind: `'coming'` while it is made or repaired, `'lost'` when Google took it away.
+        word: what Google calls it.
+        ours: whether this tool made it, by its label; True where there is nothing.
+        why: more, if anybody said.
+    """
+
+    kind: Kind
+    word: str
+    ours: bool = True
+    why: str = ''
+
+
+class Engine(abc.ABC):
+    """Who makes slices. `state` and `run` speak of one slice, the others of all."""
+
+    def __init__(self, fleet: Fleet, shell: Shell) -> None:
+        self.fleet, self.shell = fleet, shell
+
+    @abc.abstractmethod
+    def state(self, node: str) -> State:
+        """What there is of a slice."""
+
+    @abc.abstractmethod
+    def create(self, nodes: Sequence[str]) -> None:
+        """Asks for slices of which there is nothing.
+
+        Raises:
+            Refusal: Google said no.
+            AlreadyThere: somebody was faster.
+        """
+
+    @abc.abstractmethod
+    def delete(self, node: str) -> None:
+        """Gives a slice back; nothing if there is none."""
+
+    @abc.abstractmethod
+    def run(
+        self, node: str, command: str, worker: int | None = None, *, quiet: bool = False
+    ) -> Answer:
+        """Runs a line of sh on one host of a slice, or on all at once; `quiet` does not say so."""
+
+    @abc.abstractmethod
+    def copy(self, node: str, file: Path, name: str) -> Answer:
+        """Puts a file into the home folder of all hosts of a slice."""
+
+    def describe(self, words: Sequence[str]) -> Mapping[str, Any] | None:
+        """What gcloud says about something, or None if there is no such thing."""
+        answer = self.shell.ask([*words, '--format=json'])
+        if self.shell.dry_run:
+            return None
+        if answer.status != 0:
+            if is_missing(answer):
+                return None
+            raise self.fleet.refusal(answer, ' '.join(words[1:6]))
+        try:
+            return json.loads(answer.out)
+        except ValueError as error:
+            raise Refusal(
+                f'{" ".join(words[:5])} did not answer in JSON ({answer.said}); is gcloud current?'
+            ) from error
+
+    def made(self, answer: Answer, what: str) -> None:
+        """Raises what a failed creation means."""
+        if answer.status != 0:
+            if is_there(answer):
+                raise AlreadyThere(what)
+            raise self.fleet.refusal(answer, what)
+
+    def gone(self, answer: Answer, what: str) -> None:
+        """Raises what a failed deletion means; what is not there is gone."""
+        if answer.status != 0 and not is_missing(answer):
+            raise self.fleet.refusal(answer, what)
+
+
+class AlreadyThere(Exception):
+    """Something of that name exists."""
+
+
+def is_missing(answer: Answer) -> bool:
+    """Whether gcloud says that there is no such thing."""
+    text = f'{answer.err} {answer.out}'.lower()
+    return 'not_found' in text or 'not found' in text or 'was not found' in text
+
+
+def is_there(answer: Answer) -> bool:
+    """Whether gcloud says that there is such a thing already."""
+    text = f'{answer.err} {answer.out}'.lower()
+    return 'already_exists' in text or 'already exists' in text
+
+
+# What was asked for is kept, so that later commands need only the name.
+
+
+def records() -> Path:
+    """The folder of what was asked for: `SEQZOO_TPU_RECORDS`, or in the user's state folder."""
+    if stated := os.environ.get('SEQZOO_TPU_RECORDS'):
+        return Path(stated)
+    home = os.environ.get('XDG_STATE_HOME') or Path.home() / '.local' / 'state'
+    return Path(home) / 'seqzoo' / 'tpu'
+
+
+def remember(fleet: Fleet) -> None:
+    """Keeps what was asked for; no credential is among it."""
+    file = records() / f'{fleet.resource}.json'
+    file.parent.mkdir(parents=True, exist_ok=True)
+    partial = file.with_suffix('.part')
+    partial.write_text(json.dumps(asdict(fleet), indent=2) + '\n', encoding='utf-8')
+    partial.replace(file)
+
+
+def forget(fleet: Fleet) -> None:
+    """Drops what was kept."""
+    (records() / f'{fleet.resource}.json').unlink(missing_ok=True)
+
+
+def recall(name: str) -> dict[str, Any]:
+    """What was kept under a name; empty if nothing."""
+    file = records() / f'{resource_name(name)}.json'
+    try:
+        found = json.loads(file.read_text(encoding='utf-8'))
+        Fleet(**found)
+    except FileNotFoundError:
+        return {}
+    except (ValueError, TypeError) as error:
+        raise Refusal(f'{file} is damaged ({error}); delete it and give all options') from error
+    return found
