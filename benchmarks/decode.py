@@ -10,13 +10,9 @@ from disk.
 """
 
 import argparse
-import contextlib
 import dataclasses
 import json
 import os
-import resource
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -24,6 +20,7 @@ from typing import Any
 import numpy as np
 from decode_systems import SYSTEMS, Shapes
 from machine import facts
+from turns import Worker, serve, take_turns
 
 HERE = Path(__file__).resolve().parent
 PACKAGES = ('jax', 'flax', 'torch', 'transformers', 'ctranslate2', 'numpy')
@@ -33,7 +30,8 @@ def main() -> None:
     """Parses the command line and runs the benchmark, or serves as one of its processes."""
     options = parse_options()
     if options.worker:
-        serve(options)
+        system = SYSTEMS[options.worker]
+        serve(system(shapes_of(options), options.beams[0], options.cores, options.flax_checkout))
         return
     report: dict[str, Any] = {
         'shapes': dataclasses.asdict(shapes_of(options)),
@@ -70,98 +68,20 @@ def shapes_of(options: argparse.Namespace) -> Shapes:
     return Shapes(**{x.name: getattr(options, x.name) for x in dataclasses.fields(Shapes)})
 
 
-def serve(options: argparse.Namespace) -> None:
-    """One system in this process: decodes once for every line of standard input."""
-    run = SYSTEMS[options.worker](
-        shapes_of(options), options.beams[0], options.cores, options.flax_checkout
-    )
-    for _ in sys.stdin:
-        wall, cpu = time.perf_counter(), time.process_time()
-        tokens = run()
-        answer = {
-            'seconds': time.perf_counter() - wall,
-            'cpu_seconds': time.process_time() - cpu,
-            'tokens': tokens,
-            'peak_bytes': resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
-        }
-        print(json.dumps(answer), flush=True)
-
-
-class Worker:
-    """A process with one system in it."""
-
-    def __init__(self, system: str, beams: int, options: argparse.Namespace) -> None:
-        command = [sys.executable, str(HERE / 'decode.py'), '--worker', system]
-        for field in dataclasses.fields(Shapes):
-            command += ['--' + field.name.replace('_', '-'), str(getattr(options, field.name))]
-        command += ['--beams', str(beams), '--cores', str(options.cores)]
-        if options.flax_checkout:
-            command += ['--flax-checkout', options.flax_checkout]
-        environment = {
-            'JAX_PLATFORMS': 'cpu',
-            'HF_HUB_OFFLINE': '1',
-            'OMP_NUM_THREADS': str(options.cores),
-            'PYTHONPATH': str(HERE.parent),
-        }
-        self.system = system
-        self.process = subprocess.Popen(
-            command,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            env=os.environ | environment,
-        )
-
-    def decode(self) -> dict[str, Any]:
-        """One decoding. Raises `RuntimeError` where the system is not there or fails."""
-        assert self.process.stdin is not None
-        assert self.process.stdout is not None
-        # Where it ended before it could read, its standard error says why.
-        with contextlib.suppress(BrokenPipeError):
-            print(flush=True, file=self.process.stdin)
-        line = self.process.stdout.readline()
-        if not line:
-            raise RuntimeError(f'{self.system} ended with status {self.process.wait()}')
-        return json.loads(line)
-
-    def close(self) -> None:
-        """Ends the process."""
-        assert self.process.stdin is not None
-        with contextlib.suppress(BrokenPipeError):
-            self.process.stdin.close()
-        self.process.wait()
-
-
 def compare(options: argparse.Namespace, beams: int) -> list[dict[str, Any]]:
     """All systems at one beam size, in turns."""
-    workers = [Worker(system, beams, options) for system in options.systems]
-    first, repeats, failed = {}, {worker.system: [] for worker in workers}, {}
-    try:
-        for turn in range(options.repeats + 1):
-            # Every system follows every other equally often.
-            start = turn % len(workers)
-            for worker in workers[start:] + workers[:start]:
-                if worker.system in failed:
-                    continue
-                try:
-                    answer = worker.decode()
-                except RuntimeError as error:
-                    failed[worker.system] = str(error)
-                    continue
-                print(f'  {worker.system}: {answer["seconds"]:.2f} s', file=sys.stderr)
-                if turn == 0:
-                    first[worker.system] = answer['seconds']
-                else:
-                    repeats[worker.system].append(answer)
-            print(f'beam {beams}: turn {turn} of {options.repeats}', file=sys.stderr, flush=True)
-    finally:
-        for worker in workers:
-            worker.close()
+    words = ['--beams', str(beams), '--cores', str(options.cores)]
+    for field in dataclasses.fields(Shapes):
+        words += ['--' + field.name.replace('_', '-'), str(getattr(options, field.name))]
+    if options.flax_checkout:
+        words += ['--flax-checkout', options.flax_checkout]
+    workers = [Worker(system, 'decode.py', words, options.cores) for system in options.systems]
+    turns = take_turns(workers, options.repeats, f'beam {beams}')
     return [
-        {'system': x, 'beams': beams, 'failed': failed[x]}
-        if x in failed
-        else {'system': x, 'beams': beams, 'first_call_seconds': first[x]}
-        | summary(repeats[x], options)
+        {'system': x, 'beams': beams, 'failed': turns.failed[x]}
+        if x in turns.failed
+        else {'system': x, 'beams': beams, 'first_call_seconds': turns.first[x]}
+        | summary(turns.repeats[x], options)
         for x in options.systems
     ]
 

@@ -87,6 +87,13 @@ class StandIn:
         self.calls.append(('predict', (records,), kwargs))
         return [Output(r.upper(), alternatives=(Output(r.lower(), -2.0),)) for r in records]
 
+    def stream(self, records: list[str], *, steps: int) -> Any:
+        for number, record in enumerate(records):
+            for end in range(steps, len(record), steps):
+                yield SimpleNamespace(record=number, text=record[:end].upper(), prediction=None)
+            whole = record.upper()
+            yield SimpleNamespace(record=number, text=whole, prediction=Output(whole))
+
     def score_given(self, run: Any, records: list[str], targets: list[str]) -> list[Output]:
         return [Output(t, -len(s) - len(t)) for s, t in zip(records, targets, strict=True)]
 
@@ -329,6 +336,22 @@ def test_predict_writes_json_lines(
     assert first['text'] == 'A'
     assert first['alternatives'][0]['score'] == -2.0
     assert second['text'] == ''
+
+
+def test_predict_streams_what_it_would_write_at_the_end(
+    training: StandIn, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = 'alpha beta gamma\n\nδ\u2028ε and more\n'.encode()
+    wanted = predict(monkeypatch, capsys, text)
+    for steps in ('1', '3', '50'):
+        assert predict(monkeypatch, capsys, text, '--stream', steps) == wanted
+
+
+@pytest.mark.parametrize('option', ['--scores', '--n-best=2', '--json-lines', '--target=f'])
+def test_predict_streams_text_alone(
+    training: StandIn, capsys: pytest.CaptureFixture[str], option: str
+) -> None:
+    assert option.split('=')[0] in refusal(capsys, 'predict', 'r', '--stream', option)
 
 
 def test_predict_scores_given_outputs(

@@ -36,7 +36,10 @@ them; the score is the probability of the filling, --n-best N gives the next lik
 
 A language model continues each line by at most --decode.extra-length tokens: the record and the
 line that is written are the whole text. --show-probabilities does not continue it: it writes the K
-most probable next tokens (10) with their shares in percent, and --picture F draws them.
+most probable next tokens (10) with their shares in percent, and --picture F draws them. --stream
+writes the same continuation while it is generated, K tokens (8) at a time, one record after the
+other. An empty record begins a line; of one that is longer than the model has positions, beside the
+continuation, the end is read.
 
 A network of sounds reads the name of a class, and behind it how many seconds are wanted; with an
 --output that ends in .wav it writes x.wav, or x-1.wav, x-2.wav, ... for several records, and their
@@ -51,6 +54,7 @@ examples:
   seqzoo predict runs/base --input test.en --target test.de
   echo 'this movie is so great' | seqzoo predict runs/imdb --scores
   echo "Let's make [MASK] chicken! [SEP] It [MASK] great" | seqzoo predict runs/bert --n-best 5
+  echo 'ROMEO:' | seqzoo predict runs/plays --stream --decode.stop-at-end false
   echo 'I love to drink' | seqzoo predict runs/words --show-probabilities 5 --picture next.png
   echo 'rising 0.5' | seqzoo predict runs/tones --output rising.wav
 """
@@ -74,6 +78,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help='the K most probable next tokens of a language model, or at each [MASK] (10)',
     )
     parser.add_argument('--picture', type=Path, metavar='F', help='a PNG of these, or of sounds')
+    parser.add_argument(
+        '--stream',
+        type=at_least(1),
+        nargs='?',
+        const=8,
+        metavar='K',
+        help='write continuations while they are generated, K tokens at a time (8)',
+    )
     add_checkpoint(parser)
     parser.add_argument(
         '--json-lines', action='store_true', help='one JSON object per record instead of text'
@@ -100,6 +112,8 @@ def run(arguments: argparse.Namespace) -> int:
         from seqzoo.analysis.alignment import tokenizers_of
 
         tokenizers_of(loaded)  # refuses now what could not be aligned after an hour
+    if arguments.stream is not None:
+        return _stream(loaded, records, arguments)
     with examples_done('predict') as progress:
         if targets is None:
             predictions = loaded.predict(records, progress=progress)
@@ -126,6 +140,20 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _refuse_combinations(arguments: argparse.Namespace) -> None:
+    if arguments.stream is not None:
+        for name in (
+            'n_best',
+            'scores',
+            'alignments',
+            'target',
+            'show_probabilities',
+            'json_lines',
+        ):
+            if getattr(arguments, name):
+                raise UserError(
+                    f'--stream writes text as it grows, and --{name.replace("_", "-")} what is '
+                    'known at the end; leave one of them out'
+                )
     if is_sound(arguments.output):
         for name in ('show_probabilities', 'scores', 'alignments', 'target', 'json_lines'):
             if getattr(arguments, name):
@@ -163,6 +191,33 @@ def _show_probabilities(loaded: Any, records: Sequence[str], arguments: argparse
         else:
             file.write('\n\n'.join(map(as_table, tables)) + '\n' * bool(tables))
     return 0
+
+
+def _stream(loaded: Any, records: Sequence[str], arguments: argparse.Namespace) -> int:
+    """Writes what `predict` would, as it comes."""
+    from seqzoo.parallel import agreement
+
+    if agreement.several():
+        raise UserError('--stream shows what one process generates; leave it out with several')
+    with open_output(arguments.output) as file:
+        shown = ''
+        for grown in loaded.stream(records, steps=arguments.stream):
+            line = _on_one_line(grown.text)
+            if line.startswith(shown):
+                file.write(line[len(shown) :])
+                shown = line
+            elif grown.prediction is not None:  # a tokenizer took back what it had said
+                file.write(f'\n{line}')
+            if grown.prediction is not None:
+                file.write('\n')
+                shown = ''
+            file.flush()
+    return 0
+
+
+def _on_one_line(text: str) -> str:
+    """Whatever a model may say."""
+    return ' '.join(text.splitlines())
 
 
 def _read(arguments: argparse.Namespace) -> tuple[list[str], list[str] | None]:
@@ -220,7 +275,7 @@ def _as_lines(prediction: Any, number: int, arguments: argparse.Namespace) -> It
         fields = [str(number)] if several else []
         if several or arguments.scores or arguments.target is not None:
             fields.append(f'{output.score:.4f}')
-        fields.append(' '.join(output.text.splitlines()))  # one line, whatever a model may say
+        fields.append(_on_one_line(output.text))
         if arguments.alignments:
             fields.append(_pairs(output.alignment))
         yield '\t'.join(fields)

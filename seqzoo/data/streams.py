@@ -189,13 +189,15 @@ class TextRows:
         tokens    [rows, length + 1] int32: the token before, and those to be predicted
         anew      [rows] int32, 1 where nothing is carried over from the step before
         segments  [rows, length] int32, 1 where a token is to be predicted, 0 at padding; only where
-                  there may be padding
+                  there may be padding, or where lines are apart: then each line after the first has
+                  the next number
 
     Attributes:
         ids: `[tokens]` int32, the text.
         plan: says which of them stand where.
         before: what is read before the first of them.
         padded: whether a row may have fewer tokens than the batch is long, or none.
+        apart: whether each line, which begins behind a token `before`, is a text of its own.
         on_disk: whether reading waits for a disk.
     """
 
@@ -203,6 +205,7 @@ class TextRows:
     plan: TextPlan | TextEvaluationPlan
     before: int
     padded: bool = False
+    apart: bool = False
     on_disk: bool = False
 
     def arrays(self, planned: PlannedBatch, first_row: int, rows: int) -> Batch:
@@ -220,15 +223,21 @@ class TextRows:
             'tokens': np.where(is_read, tokens, 0).astype(np.int32),
             'anew': np.full(rows, self.plan.begins_anew(planned.step), np.int32),
         }
-        if self.padded:
-            arrays['segments'] = (column[:-1] < lengths[:, None]).astype(np.int32)
+        if self.padded or self.apart:
+            predicted = column[:-1] < lengths[:, None]
+            line = np.ones_like(predicted, np.int32)
+            if self.apart:
+                # What closes a line begins the next, as it begins a prompt.
+                line[:, 1:] += np.cumsum(arrays['tokens'][:, 1:-1] == self.before, axis=1)
+            arrays['segments'] = (predicted * line).astype(np.int32)
         return arrays
 
     def specs(self, shape: BatchShape, rows: int) -> dict[str, ArraySpec]:
         """Shapes and types of what `arrays` gives."""
         length = shape.target_length
         found = {'tokens': ArraySpec((rows, length + 1)), 'anew': ArraySpec((rows,))}
-        return {**found, 'segments': ArraySpec((rows, length))} if self.padded else found
+        has_segments = self.padded or self.apart
+        return {**found, 'segments': ArraySpec((rows, length))} if has_segments else found
 
 
 def _planned(step: int, shape: BatchShape, starts: np.ndarray, lengths: np.ndarray) -> PlannedBatch:

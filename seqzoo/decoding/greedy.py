@@ -6,6 +6,12 @@ from seqzoo.decoding.base import BeamStep, Cache, Decoded, most_probable
 from seqzoo.decoding.loop import decode_independently
 
 
+def choose_greedily(logits: jax.Array, time: jax.Array) -> jax.Array:
+    """The most probable token of each hypothesis, a `decoding.loop.Choose`."""
+    del time
+    return most_probable(logits)
+
+
 def greedy_search(
     step: BeamStep,
     cache: Cache,
@@ -45,7 +51,7 @@ def greedy_search(
         UserError: a setting under which no search makes sense.
     """
     return decode_independently(
-        lambda logits, time: most_probable(logits),
+        choose_greedily,
         step,
         cache,
         batch=batch,

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from seqzoo.decoding.base import BeamStep, Cache, Decoded, is_below, most_probable
-from seqzoo.decoding.loop import decode_independently
+from seqzoo.decoding.loop import Choose, decode_independently
 from seqzoo.errors import UserError
 
 
@@ -68,6 +68,38 @@ def draw_tokens(
     return jnp.take_along_axis(tokens, drawn[..., None], axis=-1)[..., 0]
 
 
+def sampler(
+    key: jax.Array,
+    batch: int,
+    *,
+    samples: int = 1,
+    temperature: float | jax.Array = 1.0,
+    top_k: int | None = None,
+    top_p: float | None = None,
+) -> Choose:
+    """Draws the token of each hypothesis; see `sample` for the arguments.
+
+    What it draws at a step depends on the number of the step, not on earlier calls.
+
+    Raises:
+        UserError: a setting under which no sampling makes sense.
+    """
+    if is_below(temperature, 0):
+        raise UserError(f'temperature is {temperature}; choose 0 (greedy) or more')
+    if top_k is not None and top_k < 1:
+        raise UserError(f'top_k is {top_k}; choose 1 or more, or leave it out')
+    if top_p is not None and not 0 < top_p <= 1:
+        raise UserError(f'top_p is {top_p}; choose one above 0 and up to 1, or leave it out')
+    if samples < 1:
+        raise UserError(f'samples is {samples}; ask for 1 or more')
+    keys = hypothesis_keys(key, batch, samples)
+
+    def choose(logits: jax.Array, time: jax.Array) -> jax.Array:
+        return draw_tokens(logits, keys, time, temperature=temperature, top_k=top_k, top_p=top_p)
+
+    return choose
+
+
 def sample(
     step: BeamStep,
     cache: Cache,
@@ -116,19 +148,7 @@ def sample(
     Raises:
         UserError: a setting under which no sampling makes sense.
     """
-    if is_below(temperature, 0):
-        raise UserError(f'temperature is {temperature}; choose 0 (greedy) or more')
-    if top_k is not None and top_k < 1:
-        raise UserError(f'top_k is {top_k}; choose 1 or more, or leave it out')
-    if top_p is not None and not 0 < top_p <= 1:
-        raise UserError(f'top_p is {top_p}; choose one above 0 and up to 1, or leave it out')
-    if samples < 1:
-        raise UserError(f'samples is {samples}; ask for 1 or more')
-    keys = hypothesis_keys(key, batch, samples)
-
-    def choose(logits: jax.Array, time: jax.Array) -> jax.Array:
-        return draw_tokens(logits, keys, time, temperature=temperature, top_k=top_k, top_p=top_p)
-
+    choose = sampler(key, batch, samples=samples, temperature=temperature, top_k=top_k, top_p=top_p)
     return decode_independently(
         choose,
         step,

@@ -28,6 +28,9 @@ from seqzoo.parallel.axes import constrain
 class KeysValues:
     """What decoding attends to: heads before time, so that a step reads it without a transpose.
 
+    A single row may lack its axis (`without_row`). XLA on CPU leaves that axis out of the products,
+    and then keeps what it writes in two shapes and copies it at every step.
+
     Attributes:
         keys: `[batch, heads, time, key_dim]`.
         values: `[batch, heads, time, value_dim]`.
@@ -35,6 +38,15 @@ class KeysValues:
 
     keys: jax.Array
     values: jax.Array
+
+    @property
+    def has_rows(self) -> bool:
+        """Whether there is an axis `batch`."""
+        return self.keys.ndim == 4
+
+    def without_row(self) -> 'KeysValues':
+        """The only row, without its axis."""
+        return KeysValues(self.keys[0], self.values[0])
 
 
 class MultiHeadAttention(nn.Module):
@@ -176,17 +188,20 @@ class MultiHeadAttention(nn.Module):
         # stand on the left of their product: XLA on CPU takes three times as long for Q K^T.
         query = self._turned(self.query(x), positions).swapaxes(1, 2)
         query *= jnp.asarray(self.key_dim**-0.5, self.dtype)
+        query = query if memory.has_rows else query[0]
         scores = jnp.einsum(
-            'bhkd,bhqd->bhkq', memory.keys, query, preferred_element_type=jnp.float32
+            '...hkd,...hqd->...hkq', memory.keys, query, preferred_element_type=jnp.float32
         )
         # The barrier keeps XLA from turning the product around again.
-        scores = jax.lax.optimization_barrier(scores).swapaxes(2, 3)
+        scores = jax.lax.optimization_barrier(scores).swapaxes(-1, -2)
         if mask is not None:
-            scores = jnp.where(mask, scores, MASKED)
+            scores = jnp.where(mask if memory.has_rows else mask[0], scores, MASKED)
         weights = jax.nn.softmax(scores, axis=-1)
-        self.sow('intermediates', 'attention_weights', weights)
-        result = jnp.einsum('bhqk,bhkd->bhqd', weights.astype(self.dtype), memory.values)
-        return self.output(result.swapaxes(1, 2))
+        self.sow(
+            'intermediates', 'attention_weights', weights if memory.has_rows else weights[None]
+        )
+        result = jnp.einsum('...hqk,...hkd->...hqd', weights.astype(self.dtype), memory.values)
+        return self.output((result if memory.has_rows else result[None]).swapaxes(1, 2))
 
     def extend(
         self,
@@ -211,6 +226,8 @@ class MultiHeadAttention(nn.Module):
         new = self.project(x, positions)
         if slot.ndim == 0:
             start = (0, 0, slot, 0)
+            if not cache.has_rows:
+                new, start = new.without_row(), start[1:]
             cache = KeysValues(
                 jax.lax.dynamic_update_slice(cache.keys, new.keys, start),
                 jax.lax.dynamic_update_slice(cache.values, new.values, start),

@@ -17,7 +17,7 @@ class GPTCache:
     slot `t * beams + j`.
 
     Attributes:
-        layers: keys and values of each layer.
+        layers: keys and values of each layer; with beams, those of a single row lack its axis.
         positions: `[batch]` int32, how many tokens of each row were read; with beams, before these
             began.
         time: with beams, an int32 scalar: how many time steps they have.
@@ -39,7 +39,12 @@ class GPTCache:
     def for_beams(self, room: int, beams: int) -> 'GPTCache':
         """This cache with room for `room` time steps of `beams` hypotheses of each row."""
         more = ((0, 0), (0, 0), (0, room * beams), (0, 0))
-        layers = jax.tree.map(lambda x: jnp.pad(x, more), self.layers)
+        layers = tuple(
+            KeysValues(jnp.pad(layer.keys, more), jnp.pad(layer.values, more))
+            for layer in self.layers
+        )
+        if len(self.positions) == 1:
+            layers = tuple(layer.without_row() for layer in layers)
         ancestry = jnp.zeros((*self.positions.shape, beams, room), jnp.int32)
         return GPTCache(layers, self.positions, jnp.zeros((), jnp.int32), ancestry)
 
@@ -62,14 +67,14 @@ class GPTCache:
         assert self.ancestry is not None
         assert self.time is not None
         beams, room = self.ancestry.shape[1:]
-        return self.layers[0].keys.shape[2] + (self.time - room) * beams
+        return self.layers[0].keys.shape[-2] + (self.time - room) * beams
 
     def beam_mask(self, band: int | None) -> jax.Array:
         """What the hypotheses see at this time step, `[batch, 1, beams, slots]`."""
         assert self.ancestry is not None
         assert self.time is not None
         batch, beams, room = self.ancestry.shape
-        slots = jnp.arange(self.layers[0].keys.shape[2] - room * beams)
+        slots = jnp.arange(self.layers[0].keys.shape[-2] - room * beams)
         read = self.positions[:, None, None, None]
         before, after = slots < read, ancestry_mask(self.ancestry, self.time)
         if band is not None:

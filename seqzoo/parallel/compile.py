@@ -145,6 +145,26 @@ def compile_for_carried_rows(
     )
 
 
+def compile_in_place(
+    function: Callable[..., Any],
+    mesh: Mesh,
+    rules: Rules = DEFAULT_RULES,
+    *,
+    gather: bool = False,
+    donate: int | None = None,
+) -> Callable[..., Any]:
+    """`function` compiled for `mesh`; arrays are taken where they lie.
+
+    Results are left where it suits, or with `gather` on every device, so that what is handed in
+    again has always come the same way and compiles nothing anew. The memory of the argument
+    numbered `donate` is used again.
+    """
+    traced = _with_rules(function, mesh, rules)
+    if gather:
+        return jax.jit(traced, donate_argnums=donate, out_shardings=replicated(mesh))
+    return jax.jit(traced, donate_argnums=donate)
+
+
 def _with_rules(
     function: Callable[..., Any],
     mesh: Mesh | None,

@@ -47,7 +47,7 @@ class NextTokens:
 
 
 @dataclass(frozen=True)
-class _Prompt:
+class Prompt:
     """What is read of a prompt.
 
     Attributes:
@@ -75,7 +75,7 @@ def continue_prompts(
     Raises:
         UserError: a prompt has characters that the vocabulary lacks, or the model has no room.
     """
-    encoded = _encoded(runtime.model, tokenizer, prompts, decoding.extra_length)
+    encoded = encode_prompts(runtime.model, tokenizer, prompts, decoding.extra_length)
     stop = tokenizer.stop_id if decoding.stop_at_end else None
     search = causal_search(runtime.model, decoding, tokenizer.vocab_size, stop)
     found = [Prediction('')] * len(prompts)
@@ -90,8 +90,8 @@ def continue_prompts(
         )
         for row in np.flatnonzero(item.example_ids >= 0):
             number = int(item.example_ids[row])
-            own = encoded[number].own
-            found[number] = _read(decoded, int(row), tokenizer, own, decoding, stop)
+            prompt = encoded[number]
+            found[number] = read_hypotheses(decoded, int(row), tokenizer, prompt, decoding, stop)
         done += item.examples
         progress(done, len(prompts))
     return found
@@ -106,7 +106,7 @@ def next_tokens(
     rows: int = 64,
 ) -> list[NextTokens]:
     """The `count` most probable next tokens of each prompt, in order; see `continue_prompts`."""
-    encoded = _encoded(runtime.model, tokenizer, prompts, 0)
+    encoded = encode_prompts(runtime.model, tokenizer, prompts, 0)
     count = min(count, tokenizer.vocab_size)
 
     def best(variables: Any, batch: Batch) -> Any:
@@ -132,15 +132,20 @@ def next_tokens(
     return [table for table in found if table is not None]
 
 
-def _encoded(
+def encode_prompts(
     model: nn.Module, tokenizer: TextTokenizer, prompts: Sequence[str], room: int
-) -> list[_Prompt]:
-    """Prompts as the model reads them."""
+) -> list[Prompt]:
+    """Prompts as the model reads them, with `room` behind them.
+
+    Raises:
+        UserError: this is no language model, it has fewer positions than `room`, or a prompt has
+            characters that the vocabulary lacks.
+    """
     if not isinstance(model, CausalLM):
         raise UserError(f'{type(model).__name__} is no language model: it cannot continue a text.')
     before, begin = tokenizer.prompt_start, (tokenizer.line_end,)
     encoded = [
-        _Prompt(np.concatenate([before if len(ids) else begin, ids]).astype(np.int32), ids)
+        Prompt(np.concatenate([before if len(ids) else begin, ids]).astype(np.int32), ids)
         for ids in tokenizer.encode_batch(prompts)
     ]
     limit = position_limit(model)
@@ -154,19 +159,15 @@ def _encoded(
     most = limit - room
     if cut := sum(len(prompt.tokens) > most for prompt in encoded):
         _log.warning('%d prompts are longer than %d tokens: their ends were read', cut, most)
-    return [_Prompt(prompt.tokens[-most:], prompt.own[-most:]) for prompt in encoded]
+    return [Prompt(prompt.tokens[-most:], prompt.own[-most:]) for prompt in encoded]
 
 
-def _batches(runtime: Runtime, prompts: list[_Prompt], rows: int) -> Iterator[StepBatch]:
+def _batches(runtime: Runtime, prompts: list[Prompt], rows: int) -> Iterator[StepBatch]:
     """Prompts of like length together, in few shapes: arrays `tokens`, `segments`, `rows`."""
     if not prompts:
         return
-    buckets = [_SHORTEST]
     tokens = [prompt.tokens for prompt in prompts]
-    while buckets[-1] < max(map(len, tokens)):
-        buckets.append(2 * buckets[-1])
-    if (limit := position_limit(runtime.model)) is not None:
-        buckets = sorted({min(length, limit) for length in buckets})
+    buckets = sorted({bucket_of(runtime.model, len(ids)) for ids in tokens})
     table = Columns({'tokens': Ragged.of(tokens)})
     config = BatchConfig(
         tokens=rows * buckets[-1],
@@ -187,32 +188,42 @@ def _batches(runtime: Runtime, prompts: list[_Prompt], rows: int) -> Iterator[St
     )
 
 
-def _read(
+def read_hypotheses(
     decoded: Decoded,
     row: int,
     tokenizer: TextTokenizer,
-    read: np.ndarray,
+    prompt: Prompt,
     decoding: Decoding,
     stop: int | None,
 ) -> Prediction:
-    """The hypotheses of one row as text, the best one holding the others as alternatives.
-
-    `read` is what was read of the prompt itself.
-    """
-    before = tokenizer.decode_text(read)
+    """The hypotheses of one row as text, the best one holding the others as alternatives."""
 
     def one(rank: int) -> Prediction:
         ids = decoded.tokens[row, rank, : decoded.lengths[row, rank]]
         if len(ids) and ids[-1] in (stop, tokenizer.vocab_size):
             ids = ids[:-1]
-        # Together: a tokenizer may join what is apart, or set a space between.
-        text = tokenizer.decode_text(np.concatenate([read, ids])).removeprefix(before)
         return Prediction(
-            text=text,
+            text=continued_text(tokenizer, prompt, ids),
             score=float(decoded.scores[row, rank]),
             log_prob=float(decoded.log_probs[row, rank]),
             tokens=tuple(tokenizer.pieces(ids)),
-            source_tokens=tuple(tokenizer.pieces(read)),
+            source_tokens=tuple(tokenizer.pieces(prompt.own)),
         )
 
     return best_of(decoded.scores[row], decoded.lengths[row], decoding.n_best, one)
+
+
+def continued_text(tokenizer: TextTokenizer, prompt: Prompt, ids: Any) -> str:
+    """The text of `ids` behind an encoded prompt."""
+    # Together: a tokenizer may join what is apart, or set a space between.
+    whole = tokenizer.decode_text(np.concatenate([prompt.own, ids]))
+    return whole.removeprefix(tokenizer.decode_text(prompt.own))
+
+
+def bucket_of(model: nn.Module, length: int) -> int:
+    """The length to which a prompt is padded: few, so that few programs are compiled."""
+    bucket = _SHORTEST
+    while bucket < length:
+        bucket *= 2
+    limit = position_limit(model)
+    return bucket if limit is None else min(bucket, limit)

@@ -9,13 +9,17 @@ of a recurrent network goes from batch to batch through training, checkpoints an
 gradients stop at the borders of a batch: back-propagation through time, truncated to
 `batch.max_length` steps. In the order `'windows'` each row of a batch begins anew, in evaluation
 too. Models without a state are trained in either.
+
+A batch is packed full whatever texts the stream is made of. With `documents='joined'` a text sees
+the ones before it in its row, as GPT-3 was trained; with `'lines'` every line of a file is a text
+that sees itself alone.
 """
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
@@ -47,6 +51,7 @@ from seqzoo.tasks.base import Batch, Decoding, Losses, Prediction, Prepared, Run
 from seqzoo.tasks.continuation import NextTokens, continue_prompts, next_tokens
 from seqzoo.tasks.open_sizes import fill_open
 from seqzoo.tasks.sequence_search import causal_search, position_limit
+from seqzoo.tasks.streaming import Growing, stream_prompts
 
 
 @dataclass(frozen=True)
@@ -103,12 +108,14 @@ class LanguageModeling(Task):
         order: `'streams'` carries the state from batch to batch, `'windows'` are shuffled and begin
             anew each.
         random_offset: begin every epoch at another token.
+        documents: `'joined'` is one running text; `'lines'` keeps each line apart from the others.
     """
 
     corpus: PlainText = field(default_factory=SplitFiles)
     tokenizer: TextTokenizerConfig = field(default_factory=Characters)
     order: Order = 'streams'
     random_offset: bool = False
+    documents: Literal['joined', 'lines'] = 'joined'
 
     # The losses, in nats, that evaluation sums up.
     judged_by: ClassVar[tuple[str, ...]] = ('loss',)
@@ -116,6 +123,13 @@ class LanguageModeling(Task):
     def __post_init__(self) -> None:
         if self.order not in ('streams', 'windows'):
             raise UserError(f"task.order must be 'streams' or 'windows', not {self.order!r}.")
+        if self.documents not in ('joined', 'lines'):
+            raise UserError(f"task.documents must be 'joined' or 'lines', not {self.documents!r}.")
+        if self.documents == 'lines' and not getattr(self.tokenizer, 'lines_end', True):
+            raise UserError(
+                "task.documents 'lines' keeps lines apart, but the tokenizer folds their ends into "
+                "spaces; take another one, or documents 'joined'."
+            )
 
     @property
     def data_name(self) -> str:
@@ -226,11 +240,12 @@ class LanguageModeling(Task):
         split: str = '',
     ) -> RowContent:
         """What the rows of a plan hold of a split; without data only of which shapes."""
+        apart = self.documents == 'lines'
         if prepared is None:
-            return TextRows(np.zeros(0, np.int32), plan, 0, padded)
+            return TextRows(np.zeros(0, np.int32), plan, 0, padded, apart)
         assert isinstance(prepared, PreparedText)
         store, before = prepared.splits[split], prepared.tokenizer.line_end
-        return TextRows(store.ids, plan, before, padded, on_disk=store.directory is not None)
+        return TextRows(store.ids, plan, before, padded, apart, store.directory is not None)
 
     def batch_specs(
         self, plan: TextPlan, *, row_multiple: int, process_count: int
@@ -386,6 +401,19 @@ class LanguageModeling(Task):
         del batch  # prompts have buckets of their own
         assert isinstance(prepared, PreparedText)
         return continue_prompts(runtime, prepared.tokenizer, records, decoding, progress=progress)
+
+    def stream(
+        self,
+        runtime: Runtime,
+        prepared: Prepared,
+        records: Sequence[str],
+        decoding: Decoding,
+        *,
+        steps: int = 8,
+    ) -> Iterator[Growing]:
+        """As `predict`, a record at a time, and each said every `steps` tokens while it grows."""
+        assert isinstance(prepared, PreparedText)
+        return stream_prompts(runtime, prepared.tokenizer, records, decoding, steps=steps)
 
     def next_tokens(
         self, runtime: Runtime, prepared: Prepared, records: Sequence[str], count: int

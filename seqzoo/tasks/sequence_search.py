@@ -16,7 +16,6 @@ from seqzoo.decoding.base import (
     BeamStep,
     Cache,
     Decoded,
-    Step,
     map_over_beams,
     one_beam,
     replicate_for_beams,
@@ -112,26 +111,10 @@ def causal_search(
     room = decoding.extra_length
 
     def search(variables: Any, batch: dict[str, jax.Array]) -> Decoded:
-        call = functools.partial(model.apply, variables)
-        tokens, width = batch['tokens'], _width(decoding)
-        before_last = jnp.maximum(jnp.sum(batch['segments'] > 0, axis=-1) - 1, 0)
-        rows, most = tokens.shape[0], tokens.shape[1] + room
-        if (limit := position_limit(model)) is not None:
-            most = min(most, limit)
-        given = () if condition is None else (condition(batch),)
-        cache = call(rows, most, *given, method='init_cache')
-        _, cache = call(tokens, before_last, cache, method='extend')
-
-        def one(tokens: jax.Array, cache: Cache) -> tuple[jax.Array, Cache]:
-            logits, cache = call(tokens[:, None], jnp.ones_like(tokens), cache, method='extend')
-            return logits[:, 0], cache
-
-        step, cache = _for_width(one, cache, width, reorder=decoding.method == 'beam')
-        common: dict[str, Any] = {
-            'bos': jnp.take_along_axis(tokens, before_last[:, None], axis=1)[:, 0],
-            'pad': 0,
-            'vocab_size': vocab_size,
-        }
+        variables = for_decoding(model, variables)
+        cache, last = read_prompts(model, decoding, variables, batch, condition)
+        step = continuing_step(model, decoding, variables)
+        common: dict[str, Any] = {'bos': last, 'pad': 0, 'vocab_size': vocab_size}
         if decoding.method != 'beam':
             common |= {'eos': stop, 'max_length': room, 'force_eos': False}
         elif stop is not None:
@@ -142,6 +125,59 @@ def causal_search(
         return _run(decoding, step, cache, batch['rows'], **common)
 
     return search
+
+
+def for_decoding(model: nn.Module, variables: Any) -> Any:
+    """The variables as the model decodes fastest, to be made once before many tokens."""
+    made = getattr(model, 'for_decoding', None)
+    return variables if made is None else made(variables)
+
+
+def read_prompts(
+    model: nn.Module,
+    decoding: Decoding,
+    variables: Any,
+    batch: dict[str, jax.Array],
+    condition: Callable[[dict[str, jax.Array]], Any] | None = None,
+) -> tuple[Cache, jax.Array]:
+    """Reads prompts but for their last tokens: a cache for the hypotheses, and these `[rows]`."""
+    given = () if condition is None else (condition(batch),)
+    call = functools.partial(model.apply, variables)
+    tokens, width, room = batch['tokens'], _width(decoding), decoding.extra_length
+    before_last = jnp.maximum(jnp.sum(batch['segments'] > 0, axis=-1) - 1, 0)
+    last = jnp.take_along_axis(tokens, before_last[:, None], axis=1)[:, 0]
+    rows, length = tokens.shape
+    own = hasattr(model, 'extend_beams')  # beams that share the cache of the prompt
+    most = length if own else length + room
+    if (limit := position_limit(model)) is not None:
+        most = min(most, limit)
+    cache = call(rows, most, *given, method='init_cache')
+    _, cache = call(tokens, before_last, cache, method='extend')
+    if own:
+        # A beam search reads once more, to close what is full.
+        return call(cache, room + 1, width, method='init_beam_cache'), last
+    return cache if width == 1 else replicate_for_beams(cache, width), last
+
+
+def continuing_step(model: nn.Module, decoding: Decoding, variables: Any) -> BeamStep:
+    """What extends hypotheses, with a cache of `read_prompts`: the model's own way with several, or
+    a map over them.
+    """
+    call = functools.partial(model.apply, variables)
+    if hasattr(model, 'extend_beams'):
+
+        def own(tokens: jax.Array, parents: jax.Array, cache: Cache) -> tuple[jax.Array, Cache]:
+            return call(tokens, parents, cache, method='extend_beams')
+
+        return own
+
+    def one(tokens: jax.Array, cache: Cache) -> tuple[jax.Array, Cache]:
+        logits, cache = call(tokens[:, None], jnp.ones_like(tokens), cache, method='extend')
+        return logits[:, 0], cache
+
+    if _width(decoding) == 1:
+        return one_beam(one)
+    return map_over_beams(one, reorder=decoding.method == 'beam')
 
 
 def _endless(
@@ -178,18 +214,16 @@ def _run(
     """The search that `decoding` asks for; `rows`: `[rows]` numbers of the examples."""
     common['batch'] = rows.shape[0]
     if decoding.banned:
-        step = _without(step, decoding.banned)
+        step = without_tokens(step, decoding.banned)
     if decoding.method == 'beam':
         penalty = decoding.length_penalty
         return beam_search(step, cache, beams=decoding.beams, length_penalty=penalty, **common)
     if decoding.method == 'greedy':
         return greedy_search(step, cache, **common)
-    # The numbers of the examples, so that a line draws the same in whatever batch it stands.
-    keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(decoding.seed), rows)
     return sample(
         step,
         cache,
-        key=keys,
+        key=row_keys(decoding, rows),
         samples=decoding.n_best,
         temperature=decoding.temperature,
         top_k=decoding.top_k,
@@ -198,7 +232,14 @@ def _run(
     )
 
 
-def _without(step: BeamStep, banned: tuple[int, ...]) -> BeamStep:
+def row_keys(decoding: Decoding, rows: jax.Array) -> jax.Array:
+    """A key for each row, from the number of its example: a line draws the same in whatever batch
+    it stands.
+    """
+    return jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(decoding.seed), rows)
+
+
+def without_tokens(step: BeamStep, banned: tuple[int, ...]) -> BeamStep:
     """A step that gives some tokens no probability."""
 
     def restricted(tokens: jax.Array, parents: jax.Array, cache: Cache) -> tuple[jax.Array, Cache]:
@@ -227,10 +268,3 @@ def _step_and_cache(
 
     cache = call(memory, max_length, method='init_cache')
     return map_over_beams(one), replicate_for_beams(cache, width)
-
-
-def _for_width(step: Step, cache: Cache, width: int, *, reorder: bool) -> tuple[BeamStep, Cache]:
-    """A model's step and cache, for `width` hypotheses of each row."""
-    if width == 1:
-        return one_beam(step), cache
-    return map_over_beams(step, reorder=reorder), replicate_for_beams(cache, width)

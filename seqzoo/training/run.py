@@ -3,7 +3,7 @@
 import json
 import os
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from seqzoo.experiment import Experiment, defines_run
 from seqzoo.parallel import agreement
 from seqzoo.parallel.mesh import MeshConfig, build_mesh
 from seqzoo.tasks.base import Prediction, Prepared, Runtime
+from seqzoo.tasks.streaming import Growing
 from seqzoo.training.averaging import average
 from seqzoo.training.checkpoint import Checkpoints, committed_steps
 from seqzoo.training.state import StateFactory
@@ -220,6 +221,29 @@ class Run:
             replace(experiment.decode, **decoding),
             progress=progress,
         )
+
+    def stream(
+        self, records: Sequence[str], *, steps: int = 8, **decoding: Any
+    ) -> Iterator[Growing]:
+        """Continuations while they grow, one record after the other.
+
+        Args:
+            records: prompts.
+            steps: how many tokens are generated at a time.
+            **decoding: as for `predict`.
+
+        Raises:
+            UserError: the run is no language model, or the search knows its text only at the end.
+        """
+        experiment = self.experiment
+        stream = getattr(experiment.task, 'stream', None)
+        if stream is None:
+            raise UserError(
+                f'{self.path} was trained for {type(experiment.task).__name__}, whose outputs do '
+                'not grow; only language models continue a text as it is generated.'
+            )
+        settings = replace(experiment.decode, **decoding)
+        return stream(self.runtime, self.prepared, list(records), settings, steps=steps)
 
 
 def load_run(

@@ -152,3 +152,19 @@ def test_a_plan_says_what_an_epoch_is():
     text = describe_plan(TextPlan(len(TEXT), CONFIG))
     assert '4 streams of 25 tokens; 7 tokens are left out' in text
     assert '5 steps an epoch of 4 rows x 5 tokens' in text
+
+
+@pytest.mark.parametrize('padded', [False, True])
+def test_lines_kept_apart_have_numbers_of_their_own(padded):
+    plan = TextPlan(len(TEXT), CONFIG)
+    ids = np.where(np.arange(len(TEXT)) % 4 == 2, BEFORE, TEXT + 100)
+    content = TextRows(ids, plan, BEFORE, padded, apart=True)
+    (batch,) = itertools.islice(step_batches(content, plan), 1)
+    for tokens, segments in zip(batch.arrays['tokens'], batch.arrays['segments'], strict=True):
+        expected, line = [], 1
+        for place, token in enumerate(tokens[:-1]):
+            line += int(place > 0 and token == BEFORE)  # what closes a line begins the next
+            expected.append(line)
+        assert segments.tolist() == expected
+        assert max(expected) > 1
+    assert step_specs(content, plan)[0]['segments'].shape == batch.arrays['segments'].shape

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import re
 from typing import Any
 
 import jax
@@ -12,6 +13,7 @@ from flax.core import meta
 
 from seqzoo.analysis.flops import traced_flops
 from seqzoo.analysis.parameters import count_parameters
+from seqzoo.configuration import load_config
 from seqzoo.errors import UserError
 from seqzoo.layers.attention import dot_product_attention
 from seqzoo.layers.transformer_layers import CausalLayer, Context
@@ -21,7 +23,8 @@ from seqzoo.parallel.storage import shardings_of
 from seqzoo.tasks.base import Decoding
 from seqzoo.tasks.sequence_search import causal_search
 
-TINY = GPTConfig.tiny()
+# Dense and banded layers in turn, two of each.
+TINY = dataclasses.replace(GPTConfig.tiny(), num_layers=4, attention_bands=(0, 2))
 NEOX = GPTConfig(
     vocab_size=32, num_layers=2, embed_dim=16, num_heads=2, positions='rotary', rotary_share=0.5,
     parallel_residual=True, tie=False, mlp_activation='gelu', max_length=16,
@@ -40,31 +43,40 @@ def inputs(config, batch=2, length=8):
 
 
 @pytest.mark.parametrize(
+    ('name', 'expected'),
+    [
+        ('gpt1', 116_534_784),
+        ('gpt2', 124_439_808),
+        ('gpt2:medium', 354_823_168),
+        ('gpt2:large', 774_030_080),
+        ('gpt2:xl', 1_557_611_200),
+        ('gpt3:small', 125_226_240),
+        ('gpt3:medium', 355_871_744),
+        ('gpt3:large', 760_300_032),
+        ('gpt3:xl', 1_315_723_264),
+        ('gpt3:2_7b', 2_651_553_280),
+        ('gpt3:6_7b', 6_658_404_352),
+        ('gpt3:13b', 12_853_386_240),
+        ('gpt3', 174_604_259_328),
+        ('gpt_neox_20b', 20_554_567_680),
+        ('gpt_char_shakespeare', 10_646_784 + 256 * 384),  # nanoGPT leaves positions out
+    ],
+)
+def test_configurations_are_as_large_as_the_papers_say(name, expected):
+    assert count_parameters(load_config(name).nominal_model()) == expected
+
+
+@pytest.mark.parametrize(
     ('changes', 'expected'),
     [
-        ({'vocab_size': 40_478, 'max_length': 512, 'norm': 'post'}, 116_534_784),
-        ({'vocab_size': 50_257}, 124_439_808),
-        (
-            {
-                'vocab_size': 50_432, 'max_length': 2048, 'num_layers': 44, 'embed_dim': 6144,
-                'num_heads': 64, 'positions': 'rotary', 'parallel_residual': True, 'tie': False,
-            },
-            20_554_567_680,
-        ),
+        # Table 2.1 of GPT-3 as it is printed: the counts of table D.1 are 1,320 and 12,850 million.
+        ({'num_layers': 24, 'embed_dim': 2048, 'num_heads': 24}, 1_517_123_584),
+        ({'num_layers': 40, 'embed_dim': 5140, 'num_heads': 40}, 12_936_488_380),
     ],
-)  # fmt: skip
-def test_models_are_as_large_as_the_papers_say(changes, expected):
-    config = GPTConfig(**changes)
+)
+def test_misprints_would_give_other_counts(changes, expected):
+    config = GPTConfig(vocab_size=50_257, max_length=2048, head_dim=128, **changes)
     assert count_parameters(config) == expected
-    assert count_parameters(dataclasses.replace(config, vocab_multiple=128)) == expected
-
-
-def test_nanogpts_has_no_biases_at_all():
-    config = GPTConfig(
-        vocab_size=65, num_layers=6, num_heads=6, embed_dim=384, max_length=256,
-        attention_bias=False, mlp_bias=False, norm_bias=False,
-    )  # fmt: skip
-    assert count_parameters(config) == 10_646_784 + 256 * 384  # its figure leaves positions out
 
 
 @pytest.mark.parametrize('config', [TINY, NEOX, dataclasses.replace(TINY, norm='post')])
@@ -131,7 +143,8 @@ def test_a_band_reaches_no_further_than_its_layers_together():
 
     @jax.jit
     def features(tokens):
-        return model.apply(variables, tokens).features
+        output: Any = model.apply(variables, tokens)
+        return output.features
 
     change = np.abs(features(tokens.at[:, 1].set(1)) - features(tokens)).max((0, 2)) > 0
     assert change.tolist() == [False, True, True, True, False, False, False, False]
@@ -172,6 +185,45 @@ def test_hypotheses_have_the_probability_of_the_full_pass(config, method):
         ).sum((1, 2))
         np.testing.assert_allclose(found.log_probs[row], expected, rtol=1e-4)
         assert len({tuple(tail) for tail in tails}) == 3
+
+
+@pytest.mark.parametrize('rows', [1, 2])
+def test_decoding_writes_a_token_into_the_cache_and_copies_none(rows):
+    config = dataclasses.replace(TINY, num_layers=1, attention_bands=(0,))
+    model, room = config.build(), 9
+    decoding = Decoding(method='greedy', extra_length=room, stop_at_end=False)
+    numbers = jax.ShapeDtypeStruct((rows, 4), jnp.int32)
+    batch = {'tokens': numbers, 'segments': numbers, 'rows': numbers.update(shape=(rows,))}
+    search = jax.jit(causal_search(model, decoding, 32, None))
+    text = search.lower(initialized(config), batch).compile().as_text()
+    loops, _, _ = text.partition('\nENTRY ')  # outside the loop, caches are made
+    touched = [x for x in loops.splitlines() if re.search(rf'= f32\[[\d,]*{4 + room + 1},8\]', x)]
+    assert any('dynamic-update-slice' in line for line in touched)
+    assert not any(' copy(' in line or ' transpose(' in line for line in touched)
+
+
+@pytest.mark.slow
+def test_kinds_of_layers_in_turn_may_be_scanned_unrolled_or_computed_again():
+    variables, (tokens,) = initialized(TINY), inputs(TINY)
+
+    def gradients(**options):
+        model = dataclasses.replace(TINY, **options).build()
+
+        @jax.jit
+        @jax.grad
+        def of_loss(variables):
+            output: Any = model.apply(variables, tokens)
+            return jnp.square(output.features[..., 0]).mean()
+
+        return of_loss(variables)
+
+    wanted = gradients()
+    for options in ({'scan_layers': False}, {'remat': 'full'}):
+        jax.tree.map(
+            lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5, rtol=1e-4),
+            gradients(**options),
+            wanted,
+        )
 
 
 def test_layers_taken_apart_before_decode_the_same():

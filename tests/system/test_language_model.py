@@ -80,6 +80,8 @@ def test_a_run_is_measured_continued_asked_and_drawn(train, seqzoo, tmp_path):
     said = seqzoo('predict', run, '--input', prompts, '--decode.extra-length=7')
     lines = said.out.split('\n')
     assert [len(line) for line in lines] == [7, 7, 7, 0]
+    grown = seqzoo('predict', run, '--input', prompts, '--decode.extra-length=7', '--stream', '3')
+    assert grown.out == said.out
 
     picture = tmp_path / 'next.png'
     asked = ('predict', run, '--input', prompts, '--show-probabilities', '3')
@@ -139,3 +141,30 @@ def test_bad_input_is_one_sentence(train, tmp_path, more, message):
     assert message in line
     assert 'Traceback' not in outcome.err
     assert not (tmp_path / 'run' / 'checkpoints').exists()
+
+
+@pytest.mark.slow
+def test_a_gpt_is_trained_measured_and_continues_a_prompt(train, seqzoo, tmp_path, caplog):
+    train('lines', steps=1)  # writes the text
+    run, data = tmp_path / 'gpt', f'--data-dir={tmp_path}'
+    sizes = ['num-layers=1', 'embed-dim=16', 'num-heads=2', 'max-length=16']
+    settings = [word for word in SMALL if 'layers.cell' not in word]
+    settings += ['--task.tokenizer.vocab-size=300', '--task.documents=lines']
+    settings += [f'--model.{size}' for size in sizes]
+    name, more = 'gpt_time_machine:bpe', '--train.steps=4'
+    assert seqzoo('train', name, f'--run={run}', data, *settings, more).status == 0
+    metrics = json.loads(seqzoo('evaluate', run, data, '--json').out)['metrics']
+    assert metrics['bits_per_character'] > 0
+
+    prompts = tmp_path / 'prompts.txt'
+    prompts.write_text(f'the time\n\n{"machine " * 9}\n', encoding='utf-8')
+    asked = ('predict', run, '--input', prompts, '--decode.extra-length=7')
+    whole, grown = seqzoo(*asked), seqzoo(*asked, '--stream', '2')
+    assert len(whole.out.split('\n')) == 4
+    assert grown.out == whole.out
+    assert 'their ends were read' in caplog.text
+    beams = seqzoo(*asked, '--decode.method=beam', '--n-best', '2')
+    assert len(beams.out.splitlines()) == 6
+    too_long = seqzoo(*asked[:-1], '--decode.extra-length=16')
+    assert too_long.status == 2
+    assert 'only 16 positions' in too_long.err

@@ -224,3 +224,22 @@ def replace_vocab(prepared, config):
 def test_an_unknown_order_is_refused():
     with pytest.raises(UserError, match="'streams' or 'windows'"):
         LanguageModeling(order='random')
+
+
+def test_lines_kept_apart_are_segments_of_a_full_row(prepare):
+    prepared, task = prepare(), replace(TASK, order='windows', documents='lines')
+    plan = task.plan(prepared, BATCH, seed=0)
+    (specs,) = task.batch_specs(plan, row_multiple=1, process_count=1)
+    options = {'row_multiple': 1, 'process_index': 0, 'process_count': 1}
+    batches = task.batches(prepared, plan, start_step=0, **options)
+    end, parts = prepared.tokenizer.line_end, 0
+    for item in itertools.islice(batches, plan.steps_per_epoch):
+        tokens, segments = item.arrays['tokens'], item.arrays['segments']
+        assert segments.shape == specs['segments'].shape
+        assert (np.diff(segments, axis=1) == (tokens[:, 1:-1] == end)).all()
+        parts += int(segments[:, -1].sum())
+    assert parts > plan.steps_per_epoch * plan.rows  # some rows hold several lines
+    with pytest.raises(UserError, match='folds their ends'):
+        LanguageModeling(documents='lines', tokenizer=Characters(letters_only=True))
+    with pytest.raises(UserError, match="'joined' or 'lines'"):
+        LanguageModeling(documents='pages')
