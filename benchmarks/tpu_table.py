@@ -26,6 +26,7 @@ import jax
 
 from seqzoo.analysis import ahead_of_time
 from seqzoo.analysis.compile_report import as_json, report
+from seqzoo.analysis.parameters import count_parameters
 from seqzoo.analysis.slices import find_slice
 from seqzoo.configuration import load_config
 from seqzoo.errors import UserError
@@ -126,12 +127,10 @@ def compile_row(row: Row) -> dict[str, Any]:
         compiled = ahead_of_time.compile_traced(traced, slice_.room)
         found = as_json(report(row.config, experiment, slice_, compiled, [slice_.chips]))
         if found['fits']:
-            parameters = traced.lowered.in_avals[0][0].params
-            count = sum(leaf.size for leaf in jax.tree.leaves(parameters))
             return {
                 'name': row.name,
                 'what': row.what,
-                'parameters': count,
+                'parameters': count_parameters(traced.model),
                 'too_small': tried,
                 'made': {
                     'date': time.strftime('%Y-%m-%d'),
