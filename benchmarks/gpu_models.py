@@ -119,7 +119,7 @@ def seqzoo_system(model: Model) -> tuple[dict[str, Any], Callable[[], float]]:
     sys.path.insert(0, str(ROOT))
     import jax
 
-    from seqzoo.analysis.flops import peak_flops_per_second
+    from seqzoo.analysis.chips import peak_flops_per_second
     from seqzoo.analysis.throughput import Case, Settings, Source
 
     device = jax.devices()[0]

@@ -9,7 +9,13 @@ import pytest
 def test_a_slice_of_two_hosts_measures_itself_and_one_of_them_writes(launch, tmp_path):
     words = ['bench', 'transformer_tiny_numerals', '--synthetic', '--steps=2', '--repeats=2']
     words += ['--model.num-layers=1', '--model.embed-dim=16', '--model.mlp-dim=32', '--json']
-    words += ['--model.num-heads=2', '--batch.tokens=64', '--output', tmp_path]
+    words += [
+        '--model.num-heads=2',
+        '--batch.tokens=64',
+        '--batch.max-length=16',
+        '--output',
+        tmp_path,
+    ]
     first, second = launch(words, count=2, devices=1).ends()
     assert (first.status, second.status) == (0, 0), first.err + second.err
     assert second.out == ''
