@@ -105,13 +105,16 @@ def main(argv: list[str] | None = None) -> None:
         for way in WAYS:
             config = problem.trained(way)
             found, options = [], ['--pretrained', str(pretrained)] if way == 'pretrained' else []
-            for seed in range(arguments.seeds):
-                run = arguments.runs / f'{plain(problem.config)}-{way}-{seed}'
+            name = f'{plain(problem.config)}-{way}'
+            runs = [arguments.runs / f'{name}-{seed}' for seed in range(arguments.seeds)]
+            for seed, run in enumerate(runs):
                 more = [*options, *overrides, '--seed', str(seed)]
                 train(config, run, arguments.data_dir, more)
                 found.append(evaluated(run, arguments.data_dir))
-            command = f'seqzoo train {config} --run R --data-dir D {" ".join(more)}'
-            row = row_of(problem, way, run, found, before if options else None, command)
+            words = ['--pretrained', 'P'] if options else []
+            more = ' '.join([*words, *overrides, '--seed', 'S'])
+            command = f'seqzoo train {config} --run R --data-dir D {more}'
+            row = row_of(problem, way, runs[0], found, before if options else None, command)
             file = arguments.results / f'{row["name"]}.json'
             file.write_text(json.dumps(row, indent=2, ensure_ascii=False) + '\n', encoding='utf-8')
             table.append((problem.config, way, row['results']['over_seeds'][problem.measure]))

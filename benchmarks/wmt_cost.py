@@ -97,13 +97,7 @@ def _compiled(name: str, experiment) -> str:
 
 def main() -> int:
     """Writes or checks."""
-    file = rows.RESULTS / 'wmt14_cost.md'
-    new = page()
-    if '--check' in sys.argv:
-        return int(not file.exists() or file.read_text(encoding='utf-8') != new)
-    file.write_text(new, encoding='utf-8')
-    print(new)
-    return 0
+    return rows.write_or_check({rows.RESULTS / 'wmt14_cost.md': page()})
 
 
 if __name__ == '__main__':

@@ -72,8 +72,11 @@ def _columns(model: ModelConfig, ways: Mapping[str, int]) -> set[tuple[str, int]
     found: set[tuple[str, int]] = set()
     leaves = _boxed(model)
     for box in leaves:
-        shape, names = meta.unbox(box).shape, getattr(box, 'names', ())
-        local = {n: s // ways.get(n, 1) for n, s in zip(names, shape, strict=False) if n}
+        shape: tuple[int, ...] = meta.unbox(box).shape
+        names: tuple[str | None, ...] = getattr(box, 'names', ())
+        local: dict[str, int] = {
+            n: s // ways.get(n, 1) for n, s in zip(names, shape, strict=False) if n
+        }
         if len(shape) - ('layers' in local) < 2:
             continue  # a vector is in no product
         found |= {(name, local[name]) for name in _WIDTHS if local.get(name, 1) > 1}

@@ -15,6 +15,6 @@ Kind = Literal['layer_scan', 'time_scan', 'decode_loop', 'accumulation_scan', 'r
 KINDS: tuple[Kind, ...] = get_args(Kind)
 
 
-def loop_over(kind: Kind) -> contextlib.AbstractContextManager[None]:
+def loop_over(kind: Kind) -> contextlib.AbstractContextManager[object]:
     """Loops that are traced in this context are of that kind."""
     return jax.named_scope(kind)

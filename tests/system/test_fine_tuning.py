@@ -132,6 +132,39 @@ def test_a_bert_is_pre_trained_fills_masks_and_is_fine_tuned_on_pairs(seqzoo, tm
     assert seqzoo('evaluate', second, '--data-dir', data).status == 0
 
 
+def write_pairs(folder):
+    """A word, and three: is it among them?"""
+    rng = np.random.default_rng(0)
+    for split, count in (('train', 2000), ('dev', 100), ('test', 200)):
+        table = ['sentence1\tsentence2\tlabel']
+        for number in range(count):
+            word, *others = rng.choice(WORDS, size=4, replace=False)
+            if number % 2:
+                others[rng.integers(3)] = word
+            table.append(f'{word}\t{" ".join(others)}\t{number % 2}')
+        (folder / f'{split}.tsv').write_text('\n'.join(table) + '\n')
+    return folder
+
+
+@pytest.mark.slow
+def test_pairs_are_compared_across_the_mark_between_them(launch, tmp_path):
+    data, run, config = write_pairs(tmp_path), tmp_path / 'run', tmp_path / 'pairs.py'
+    config.write_text(PAIRS)
+    words = [
+        'train', config, '--run', run, '--data-dir', data, '--train.steps=800',
+        '--model.encoder.num-layers=2', '--model.encoder.embed-dim=32',
+        '--model.encoder.num-heads=4', '--model.encoder.max-length=16',
+        '--model.encoder.init-scale=0.15', '--model.encoder.dropout-rate=0',
+        '--model.encoder.attention-dropout-rate=0', '--task.tokenizer.vocab-size=60',
+        '--task.max-length=12', '--batch.tokens=768', '--batch.max-length=12',
+        '--batch.buckets=12', '--schedule.rate=3e-3', '--train.evaluate-every=200',
+    ]  # fmt: skip
+    (trained,) = launch(words, count=1, devices=1).ends()
+    assert trained.status == 0, trained.err
+    evaluation = read_events(run, 'evaluation')[-1]
+    assert evaluation['accuracy'] >= 90  # half of them without comparing
+
+
 @pytest.mark.slow
 def test_a_gpt_is_fine_tuned_as_a_classifier_and_goes_on_as_a_language_model(seqzoo, tmp_path):
     data, first, second = write_text(tmp_path), tmp_path / 'first', tmp_path / 'second'

@@ -1,0 +1,84 @@
+"""The table of slices: its rows, what it writes, and that it goes on where it stopped."""
+
+import importlib.util
+import json
+import math
+import sys
+from pathlib import Path
+
+import pytest
+
+from seqzoo.analysis.slices import parse_topology
+from seqzoo.errors import UserError
+
+PROGRAM = Path(__file__).parents[2] / 'benchmarks' / 'tpu_table.py'
+
+
+@pytest.fixture
+def table(monkeypatch, tmp_path):
+    spec = importlib.util.spec_from_file_location('tpu_table', PROGRAM)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, 'tpu_table', module)
+    spec.loader.exec_module(module)
+    monkeypatch.setattr(module, 'JSON', tmp_path / 'slices.json')
+    monkeypatch.setattr(module, 'MARKDOWN', tmp_path / 'slices.md')
+    return module
+
+
+def fitting(row):
+    return {
+        'name': row.name, 'what': row.what, 'fits': True, 'parameters': 65_000_000,
+        'batch': {'rows': 112, 'length': 256}, 'topology': 'v5e:2x2', 'chips': 4,
+        'mesh': {'data': 1, 'fsdp': 4}, 'memory': {'total': 8 * 2**30, 'room': 16 * 2**30},
+        'estimate': {'step_seconds': [0.02, 0.05], 'mfu': [0.2, 0.5]},
+        'too_small': [{'topology': 'v5e:1x1', 'needs_bytes': 30 * 2**30}],
+    }  # fmt: skip
+
+
+def test_rows_have_names_of_their_own_and_slices_that_exist_from_small_to_large(table):
+    rows = list(table.rows())
+    assert len({row.name for row in rows}) == len(rows)
+    assert {'transformer_big', 'gpt2_xl', 'gpt3_175b', 'bert_large', 'lstm_large'} <= {
+        row.name for row in rows
+    }
+    for row in rows:
+        for topology, mesh in row.slices:
+            chip, shape = parse_topology(topology)
+            split = math.prod(int(n) for n in mesh[1::2])
+            assert not mesh or split == math.prod(shape) * chip.devices, topology
+
+
+def run(table, monkeypatch, *words):
+    monkeypatch.setattr(sys, 'argv', ['tpu_table.py', *words])
+    assert table.main() == 0
+
+
+def test_it_goes_on_where_it_was_stopped_and_leaves_out_what_is_missing(table, monkeypatch, capsys):
+    compiled = []
+
+    def compile_row(row):
+        if row.name == 'transformer_big':
+            raise UserError('there is no such configuration')
+        compiled.append(row.name)
+        return fitting(row)
+
+    monkeypatch.setattr(table, 'compile_row', compile_row)
+    run(table, monkeypatch, 'transformer')
+    run(table, monkeypatch, 'transformer', 'lstm_large')
+    assert compiled == ['transformer_base', 'lstm_large']
+    assert 'transformer_big is left out: there is no such' in capsys.readouterr().err
+    names = [row['name'] for row in json.loads(table.JSON.read_text())['rows']]
+    assert names == ['transformer_base', 'lstm_large']
+    line = next(x for x in table.MARKDOWN.read_text().splitlines() if 'LSTM large' in x)
+    assert '| 65M | 112 x 256 | v5e:2x2 | 4 | fsdp 4 | 8.0 of 16.0 GiB |' in line
+    assert 'v5e:1x1 would need 30.0 GiB' in line
+
+
+def test_what_no_slice_holds_is_said(table):
+    row = {
+        'what': 'Large', 'fits': False,
+        'too_small': [{'topology': 'v5e:1x1', 'refused': 'uneven'}],
+    }  # fmt: skip
+    assert 'none of v5e:1x1' in table.markdown([row])
