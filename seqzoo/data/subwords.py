@@ -21,6 +21,7 @@ from typing import Any, Self
 
 import numpy as np
 
+from seqzoo.data.tokenizer_training import sample_lines
 from seqzoo.data.tokenizers import write_atomically
 from seqzoo.errors import UserError
 
@@ -36,10 +37,12 @@ class ByteLevelBPE:
     Attributes:
         vocab_size: tokens at most: 256 bytes, the end mark, and merged ones.
         min_count: a pair that occurs less often is not merged.
+        sample: learn from this many lines, drawn evenly by a fixed seed, instead of all.
     """
 
     vocab_size: int = 8000
     min_count: int = 2
+    sample: int | None = None
 
     def __post_init__(self) -> None:
         if self.vocab_size < 257:
@@ -49,6 +52,10 @@ class ByteLevelBPE:
             )
         if self.min_count < 1:
             raise UserError(f'tokenizer.min_count is {self.min_count}; choose at least 1')
+        if self.sample is not None and self.sample < 1:
+            raise UserError(
+                f'tokenizer.sample is {self.sample}; choose at least 1 line, or none to use all'
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -238,6 +245,8 @@ def train_byte_level(
     Raises:
         UserError: there is no text.
     """
+    if config.sample is not None:
+        [(lines, _)], _ = sample_lines([(lines, '')], config.sample)
     folder = None
     if cache_dir is not None:
         digest = hashlib.sha256(json.dumps(['byte-level', asdict(config)]).encode())

@@ -32,6 +32,8 @@ def test_frequent_words_are_one_token_and_lines_are_closed_by_one(tokenizer):
     assert np.count_nonzero(text == tokenizer.line_end) == len(LINES)
     assert tokenizer.decode_text(text) == '\n'.join([*LINES, ''])
     assert tokenizer.stop_id == tokenizer.line_end
+    sampled = train_byte_level(['one one', *LINES], ByteLevelBPE(vocab_size=300, sample=3))
+    assert sampled.vocab_size < tokenizer.vocab_size
     assert tokenizer.prompt_start == (tokenizer.line_end,)
     assert tokenizer.pieces([tokenizer.encode('é')[0], 299]) == ['Ã', '<299>']
 
@@ -62,7 +64,11 @@ def test_the_same_text_gives_the_same_tokens_from_cache_run_and_pickle(tmp_path,
 
 
 def test_what_cannot_be_trained_is_refused(tmp_path):
-    for changes, words in (({'vocab_size': 256}, 'at least 257'), ({'min_count': 0}, 'at least 1')):
+    for changes, words in (
+        ({'vocab_size': 256}, 'at least 257'),
+        ({'min_count': 0}, 'at least 1'),
+        ({'sample': 0}, 'at least 1 line'),
+    ):
         with pytest.raises(UserError, match=words):
             ByteLevelBPE(**changes)
     with pytest.raises(UserError, match='every training line is empty'):

@@ -101,6 +101,7 @@ def test_logits_are_theirs_and_a_round_trip_changes_no_bit(tmp_path, name):
     jax.tree.map(np.testing.assert_array_equal, again.params(again.model()), params)
 
 
+@pytest.mark.slow
 def test_a_run_fills_masks_as_they_do_and_is_written_back(tmp_path, capsys):
     theirs = write_bert(tmp_path, 'both')
     run, lines, out = tmp_path / 'run', tmp_path / 'lines', tmp_path / 'out'
