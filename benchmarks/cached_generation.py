@@ -162,11 +162,11 @@ def measure(config: ModelConfig, early: int, late: int, pairs: int, batch: int) 
     return Timing(**found)
 
 
-def after(step: Step, count: int) -> Callable[[Any], Any]:
+def after(step: Step, count: int) -> Callable[[Any, Any], Any]:
     """A compiled function that takes `count` steps."""
 
     def run(variables: Any, state: Any) -> Any:
-        return jax.lax.fori_loop(0, count, lambda _, now: step(variables, *now), state)
+        return jax.lax.fori_loop(0, count, lambda _, now: step(variables, now[0], now[1]), state)
 
     return jax.jit(run)
 
@@ -176,11 +176,12 @@ def generation(config: ModelConfig, batch: int, max_length: int) -> tuple[Step, 
     model: Any = config.build()
     inputs = config.example_inputs(batch, SOURCE)
     variables = meta.unbox(jax.jit(model.init)(jax.random.key(0), *inputs))
-    if isinstance(model, Seq2Seq):
-        memory: Any = model.apply(variables, inputs[0], method='encode')
+    memory: Any = None
+    if isinstance(config.build(), Seq2Seq):
+        memory = model.apply(variables, inputs[0], method='encode')
         cache = model.apply(variables, memory, max_length, method='init_cache')
     else:
-        memory, cache = None, model.apply(variables, batch, max_length, method='init_cache')
+        cache = model.apply(variables, batch, max_length, method='init_cache')
 
     def step(variables: Any, tokens: jax.Array, cache: Any) -> tuple[jax.Array, Any]:
         given = (jnp.ones_like(tokens), cache) if memory is None else (memory, cache)

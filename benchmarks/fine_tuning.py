@@ -1,12 +1,15 @@
-"""What pre-training is worth: a small BERT fine-tuned, beside the same model from scratch.
+"""What pre-training is worth: a small BERT fine-tuned, beside the same model from scratch, and a
+network that reads a small ELMo, beside the same network without.
 
     python benchmarks/fine_tuning.py --data-dir D --runs RUNS
+    python benchmarks/fine_tuning.py --data-dir D --runs RUNS --of elmo
 
-pre-trains `bert_small_wikitext` once into RUNS/pretrained; for each task and seed it trains the
-configuration twice, with `--pretrained RUNS/pretrained` and without, and evaluates the best
-checkpoint of each. What is there already is not done again: stopped, it goes on where it was. All
-of it is the ordinary commands. The table is printed, and for each task and each way a row of
-`benchmarks/results` is written: mean and deviation over the seeds, and the figures of each.
+pre-trains `bert_small_wikitext` once into RUNS/pretrained, or `elmo_small_wikitext:war_and_peace`
+into RUNS/pretrained-elmo; for each task and seed it trains twice, with `--pretrained` and without,
+and evaluates the best checkpoint of each. What is there already is not done again: stopped, it goes
+on where it was. All of it is the ordinary commands. The table is printed, and for each task and
+each way a row of `benchmarks/results` is written: mean and deviation over the seeds, and the
+figures of each.
 
 Options behind `--` are given to every training, `--` included: a trial at toy size is
 
@@ -27,7 +30,6 @@ import rows
 
 from seqzoo.training.run import load_run
 
-PRETRAINING = 'bert_small_wikitext'
 WAYS = ('pretrained', 'scratch')
 
 
@@ -36,15 +38,50 @@ class Problem:
     """A task that is fine-tuned for.
 
     Attributes:
-        config: its configuration.
+        config: the configuration that begins with what was pre-trained.
+        scratch: the one that does not; `None`: the same, all of it drawn.
         measure: the metric that the table shows.
     """
 
     config: str
+    scratch: str | None = None
     measure: str = 'accuracy'
 
+    def trained(self, way: str) -> str:
+        """The configuration of a way."""
+        return self.scratch or self.config if way == 'scratch' else self.config
 
-PROBLEMS = (Problem('bert_small_rt_polarity'), Problem('bert_small_tagger_ud_ewt'))
+
+@dataclass(frozen=True)
+class Pretraining:
+    """What is trained first, and what it is good for.
+
+    Attributes:
+        config: its configuration.
+        folder: of its run, among the others.
+        problems: the tasks that begin with it.
+    """
+
+    config: str
+    folder: str
+    problems: tuple[Problem, ...]
+
+
+PRETRAININGS = {
+    'bert': Pretraining(
+        'bert_small_wikitext',
+        'pretrained',
+        (Problem('bert_small_rt_polarity'), Problem('bert_small_tagger_ud_ewt')),
+    ),
+    'elmo': Pretraining(
+        'elmo_small_wikitext:war_and_peace',
+        'pretrained-elmo',
+        (
+            Problem('bilstm_rt_polarity:elmo', scratch='bilstm_rt_polarity'),
+            Problem('bilstm_tagger_ud_ewt:elmo', scratch='bilstm_tagger_ud_ewt'),
+        ),
+    ),
+}
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -54,24 +91,30 @@ def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument('--data-dir', type=Path, required=True)
     parser.add_argument('--runs', type=Path, required=True, help='where the runs are kept')
+    parser.add_argument('--of', choices=PRETRAININGS, default='bert', help='what is pre-trained')
     parser.add_argument('--seeds', type=int, default=3, help='how many; 0, 1, ...')
     parser.add_argument('--results', type=Path, default=rows.RESULTS, help='where rows are written')
     arguments = parser.parse_args(own)
-    pretrained = arguments.runs / 'pretrained'
-    train(PRETRAINING, pretrained, arguments.data_dir, overrides)
-    before = evaluated(pretrained, arguments.data_dir)
-    print(f'{PRETRAINING}, test: {figures(before)}', flush=True)
+    first = PRETRAININGS[arguments.of]
+    pretrained = arguments.runs / first.folder
+    train(first.config, pretrained, arguments.data_dir, overrides)
+    before = {**evaluated(pretrained, arguments.data_dir), 'config': first.config}
+    print(f'{first.config}, test: {figures(before)}', flush=True)
     table = []
-    for problem in PROBLEMS:
+    for problem in first.problems:
         for way in WAYS:
+            config = problem.trained(way)
             found, options = [], ['--pretrained', str(pretrained)] if way == 'pretrained' else []
-            for seed in range(arguments.seeds):
-                run = arguments.runs / f'{problem.config}-{way}-{seed}'
+            name = f'{plain(problem.config)}-{way}'
+            runs = [arguments.runs / f'{name}-{seed}' for seed in range(arguments.seeds)]
+            for seed, run in enumerate(runs):
                 more = [*options, *overrides, '--seed', str(seed)]
-                train(problem.config, run, arguments.data_dir, more)
+                train(config, run, arguments.data_dir, more)
                 found.append(evaluated(run, arguments.data_dir))
-            command = f'seqzoo train {problem.config} --run R --data-dir D {" ".join(more)}'
-            row = row_of(problem, way, run, found, before if options else None, command)
+            words = ['--pretrained', 'P'] if options else []
+            more = ' '.join([*words, *overrides, '--seed', 'S'])
+            command = f'seqzoo train {config} --run R --data-dir D {more}'
+            row = row_of(problem, way, runs[0], found, before if options else None, command)
             file = arguments.results / f'{row["name"]}.json'
             file.write_text(json.dumps(row, indent=2, ensure_ascii=False) + '\n', encoding='utf-8')
             table.append((problem.config, way, row['results']['over_seeds'][problem.measure]))
@@ -135,7 +178,9 @@ def row_of(
     """A row of results; `run` is one of the runs that it sums up."""
     loaded = load_run(run)
     note = f'{len(found)} seeds; best checkpoint by the dev part, test'
-    row = rows.describe(loaded, name=f'{problem.config}_{way}', command=command, note=note) | {
+    row = rows.describe(
+        loaded, name=f'{plain(problem.config)}_{way}', command=command, note=note
+    ) | {
         'measure': problem.measure,
         'split': 'test',
         'results': {'over_seeds': over_seeds(found)},
@@ -143,12 +188,17 @@ def row_of(
     }
     if before is not None:
         row['pretrained'] = {
-            'config': PRETRAINING,
+            'config': before['config'],
             'data': before['data'],
             'step': before['step'],
             'test': before['metrics'],
         }
     return row
+
+
+def plain(config: str) -> str:
+    """A configuration's name as that of a file."""
+    return config.replace(':', '_')
 
 
 def figures(found: dict[str, Any]) -> str:

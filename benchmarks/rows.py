@@ -259,6 +259,22 @@ def write(row: dict[str, Any], folder: Path = RESULTS) -> Path:
     return file
 
 
+def write_or_check(pages: Mapping[Path, str]) -> int:
+    """Writes pages that are made of rows; with `--check` on the command line tells by the exit
+    status whether they are what they should be.
+    """
+    if '--check' not in sys.argv:
+        for file, text in pages.items():
+            file.write_text(text, encoding='utf-8')
+        return 0
+    stale = (
+        file
+        for file, text in pages.items()
+        if not file.exists() or file.read_text(encoding='utf-8') != text
+    )
+    return int(any(map(str, stale)))
+
+
 def as_text(row: dict[str, Any]) -> str:
     """A row as its file has it."""
     return json.dumps(row, indent=2, ensure_ascii=False) + '\n'

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from rows import DOES_NOT_APPLY, RESULTS, group, quality_rows
+from rows import DOES_NOT_APPLY, RESULTS, group, quality_rows, write_or_check
 
 ROOT = Path(__file__).parent.parent
 BEGIN, END = '<!-- results:begin -->', '<!-- results:end -->'
@@ -285,12 +285,7 @@ def main() -> int:
         readme: rendered(readme.read_text(encoding='utf-8'), table(some, speed_lines())),
         ROOT / 'RESULTS.md': results_page(rows, published),
     }
-    differ = False
-    for file, new in pages.items():
-        differ |= not file.exists() or file.read_text(encoding='utf-8') != new
-        if '--check' not in sys.argv:
-            file.write_text(new, encoding='utf-8')
-    return int(differ and '--check' in sys.argv)
+    return write_or_check(pages)
 
 
 if __name__ == '__main__':

@@ -119,13 +119,7 @@ def page(found: Iterable[dict[str, Any]]) -> str:
 
 def main() -> int:
     """Writes or checks."""
-    file = rows.RESULTS / 'zoo.md'
-    new = page(rows.quality_rows())
-    if '--check' in sys.argv:
-        return int(not file.exists() or file.read_text(encoding='utf-8') != new)
-    file.write_text(new, encoding='utf-8')
-    print(new)
-    return 0
+    return rows.write_or_check({rows.RESULTS / 'zoo.md': page(rows.quality_rows())})
 
 
 if __name__ == '__main__':

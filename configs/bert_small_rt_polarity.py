@@ -14,7 +14,7 @@ from seqzoo.optimization.optimizers import Adam
 from seqzoo.optimization.schedules import Linear
 from seqzoo.tasks.subword_labeling import SubwordClassification
 
-EPOCH = 140  # updates, about
+EPOCH = 196  # updates, about
 
 
 def experiment() -> Experiment:
@@ -28,7 +28,7 @@ def experiment() -> Experiment:
             corpus=RtPolarity(), tokenizer=WordPieceConfig(vocab_size=4000), max_length=80
         ),
         optimizer=Adam(beta2=0.999, epsilon=1e-6, weight_decay=0.01, clip_norm=1.0),
-        schedule=Linear(peak=3e-4, warmup_steps=EPOCH // 2, decay_steps=6 * EPOCH),
+        schedule=Linear(peak=3e-4, warmup_steps=EPOCH // 2, decay_steps=4 * EPOCH),
         batch=BatchConfig(tokens=2048, max_length=80, buckets=(24, 32, 40, 56, 80)),
-        train=TrainConfig(steps=6 * EPOCH, evaluate_every=EPOCH, checkpoint_every=3 * EPOCH),
+        train=TrainConfig(steps=4 * EPOCH, evaluate_every=EPOCH, checkpoint_every=2 * EPOCH),
     )

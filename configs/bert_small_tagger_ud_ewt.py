@@ -14,7 +14,7 @@ from seqzoo.optimization.optimizers import Adam
 from seqzoo.optimization.schedules import Linear
 from seqzoo.tasks.subword_labeling import SubwordTagging
 
-EPOCH = 150  # updates, about
+EPOCH = 205  # updates, about
 
 
 def experiment() -> Experiment:
@@ -32,7 +32,7 @@ def experiment() -> Experiment:
             tokenizer=WordPieceConfig(vocab_size=4000),
         ),
         optimizer=Adam(beta2=0.999, epsilon=1e-6, weight_decay=0.01, clip_norm=1.0),
-        schedule=Linear(peak=1e-3, warmup_steps=EPOCH // 2, decay_steps=8 * EPOCH),
+        schedule=Linear(peak=1e-3, warmup_steps=EPOCH // 2, decay_steps=6 * EPOCH),
         batch=BatchConfig(
             tokens=2048,
             max_length=256,
@@ -40,5 +40,5 @@ def experiment() -> Experiment:
             length_multiple=4,
             long_sentences='refuse',
         ),
-        train=TrainConfig(steps=8 * EPOCH, evaluate_every=EPOCH, checkpoint_every=4 * EPOCH),
+        train=TrainConfig(steps=6 * EPOCH, evaluate_every=EPOCH, checkpoint_every=2 * EPOCH),
     )

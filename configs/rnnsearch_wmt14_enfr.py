@@ -10,7 +10,7 @@ which a sentence has about 29. It starts matrices by hand (recurrent ones orthog
 normal with 0.01, those of the alignment with 0.001 and its vector at zero); here recurrent ones are
 orthogonal too and the others Glorot uniform. The paper trains on 348 million words selected from
 the 850 million that are here. The figure for 300,000 updates is the unstarred row of its table 1;
-the 28.45 that is usually quoted was trained longer.
+the 28.45 that is usually quoted was trained longer. `:thirty` is RNNsearch-30.
 """
 
 from seqzoo.data.batching import BatchConfig
@@ -62,3 +62,13 @@ def experiment() -> Experiment:
             score='bleu_tokenized',
         ),
     )
+
+
+VARIANTS = {
+    'thirty': {
+        'description': 'RNNsearch-30 of Bahdanau et al. 2014: sentences of at most 30 words',
+        'batch.tokens': 80 * 30,
+        'batch.max_length': 30,
+        'published.result': '21.50 BLEU (tokenised), newstest2014',
+    },
+}

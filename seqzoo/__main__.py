@@ -30,6 +30,7 @@ COMMANDS = {
     'predict': 'predict',
     'score': 'score',
     'audit': 'audit',
+    'cost': 'cost',
     'plot': 'plot',
     'import-weights': 'import_weights',
     'export-weights': 'export_weights',

@@ -51,6 +51,7 @@ def filesystem() -> Any:
     """
     try:
         import fsspec
+        import fsspec.config
         import gcsfs  # noqa: F401  (fsspec finds it by name)
     except ImportError as error:
         raise UserError(

@@ -13,6 +13,8 @@ _XLA_FLAGS = {
     # Two pytest workers of eight devices each share two cores: a thread pool per matrix product
     # only makes them wait for each other.
     '--xla_cpu_multi_thread_eigen': 'false',
+    # Tiny programs run once: optimising them costs a quarter of the suite and gains nothing.
+    '--xla_backend_optimization_level': '0',
     # On a busy machine eight devices may take long to meet in a collective.
     '--xla_cpu_collective_call_terminate_timeout_seconds': '600',
 }

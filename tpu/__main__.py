@@ -125,7 +125,7 @@ def _run(arguments: argparse.Namespace, command: list[str]) -> int:
 def _on_slices(
     arguments: argparse.Namespace, fleet: Fleet, shell: Shell, command: list[str]
 ) -> int:
-    pace = {} if arguments.poll is None else {'poll': arguments.poll}
+    pace: dict[str, Any] = {} if arguments.poll is None else {'poll': arguments.poll}
     life = Life(engine_of(fleet.engine)(fleet, shell), wait=arguments.wait, **pace)
     job = Job(life, arguments.job, **pace)
     hosts = fleet.kind.hosts * fleet.count
@@ -148,7 +148,7 @@ def _on_slices(
     return 0
 
 
-def _smoke(arguments: argparse.Namespace, life: Life, pace: dict[str, float]) -> int:
+def _smoke(arguments: argparse.Namespace, life: Life, pace: dict[str, Any]) -> int:
     job = Job(life, 'smoke', **pace)
     words = ['.venv/bin/python', '-m', 'tpu.smoke', f'--expect={life.fleet.kind}']
     words.append(f'--slices={life.fleet.count}')
@@ -202,7 +202,7 @@ def _status(life: Life, job: Job) -> None:
 def _scheduled(
     arguments: argparse.Namespace, fleet: Fleet, shell: Shell, command: list[str]
 ) -> int:
-    what = arguments.command
+    what: str = arguments.command
     if what == 'launch':
         check_run_folder(
             command,

@@ -14,6 +14,8 @@ from tpu.shell import Answer, Refusal, Shell
 from tpu.slices import Slice, parse
 
 LABEL = 'seqzoo-fleet'
+# Nobody sees a question of ssh; and a slice that is made anew has other keys than the one before.
+SSH = ['--quiet', '--strict-host-key-checking=no']
 ENGINES = ('tpu-vm', 'gce', 'gke', 'slurm')
 
 # A phrase of gcloud's complaint, and what it means; the first one that fits counts.
@@ -163,8 +165,10 @@ class Engine(abc.ABC):
         """Gives a slice back; nothing if there is none."""
 
     @abc.abstractmethod
-    def run(self, node: str, command: str, worker: int | None = None) -> Answer:
-        """Runs a line of sh on one host of a slice, or on all at once."""
+    def run(
+        self, node: str, command: str, worker: int | None = None, *, quiet: bool = False
+    ) -> Answer:
+        """Runs a line of sh on one host of a slice, or on all at once; `quiet` does not say so."""
 
     @abc.abstractmethod
     def copy(self, node: str, file: Path, name: str) -> Answer:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from tpu.fleet import LABEL, Engine, State, is_there
+from tpu.fleet import LABEL, SSH, Engine, State, is_there
 from tpu.shell import Answer, Refusal
 
 _COMPUTE = ['gcloud', 'compute']
@@ -86,20 +86,26 @@ class ComputeEngine(Engine):
             words = [*_COMPUTE, 'resource-policies', 'delete', node, f'--region={self.region}']
             self.gone(self.shell.do([*words, *own]), f'deleting workload policy {node}')
 
-    def run(self, node: str, command: str, worker: int | None = None) -> Answer:
+    def run(
+        self, node: str, command: str, worker: int | None = None, *, quiet: bool = False
+    ) -> Answer:
         names = self._names(node)
         chosen = names if worker is None else names[worker : worker + 1]
         if not chosen:
             raise Refusal(f'{node} has no worker {worker}; it has {len(names)}')
         words = [*_COMPUTE, 'ssh']
         return self._each(
-            [[*words, name, *self.fleet.place, f'--command={command}'] for name in chosen]
+            [[*words, name, *self.fleet.place, *SSH, f'--command={command}'] for name in chosen],
+            quiet=quiet,
         )
 
     def copy(self, node: str, file: Path, name: str) -> Answer:
         words = [*_COMPUTE, 'scp', str(file)]
         return self._each(
-            [[*words, f'{machine}:{name}', *self.fleet.place] for machine in self._names(node)]
+            [
+                [*words, f'{machine}:{name}', *self.fleet.place, *SSH]
+                for machine in self._names(node)
+            ]
         )
 
     def address(self, node: str) -> str:
@@ -128,10 +134,10 @@ class ComputeEngine(Engine):
         found = self.describe([*_GROUPS, 'list-instances', node, *self.fleet.place])
         return list(found or [])  # type: ignore[arg-type]
 
-    def _each(self, commands: Sequence[Sequence[str]]) -> Answer:
+    def _each(self, commands: Sequence[Sequence[str]], *, quiet: bool = False) -> Answer:
         """Runs commands for all hosts at once: the worst status, everything that was said."""
         with ThreadPoolExecutor(1 if self.shell.dry_run else 32) as pool:
-            answers = list(pool.map(self.shell.do, commands))
+            answers = list(pool.map(self.shell.ask if quiet else self.shell.do, commands))
         return Answer(
             max((a.status for a in answers), default=0),
             ''.join(a.out for a in answers),

@@ -114,13 +114,13 @@ class Job:
         """What the hosts say that answer."""
         found = []
         for node in self.fleet.nodes:
-            found += _parse(self.engine.run(node, self._line('status')).out)
+            found += _parse(self.engine.run(node, self._line('status'), quiet=True).out)
         return found
 
     def log(self, *, slice_number: int, worker: int, lines: int) -> str:
         """The end of what the command printed on one host."""
         node = self.fleet.nodes[slice_number]
-        answer = self.engine.run(node, self._line('log', str(lines)), worker)
+        answer = self.engine.run(node, self._line('log', str(lines)), worker, quiet=True)
         if answer.status != 0 and not self.shell.dry_run:
             raise self.fleet.refusal(answer, f'reading the log of worker {worker} of {node}')
         return answer.out

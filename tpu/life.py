@@ -129,7 +129,8 @@ class Life:
             self.shell.say(f'{node} is {states[node].word}: it is deleted, to be made anew')
             self.engine.delete(node)
         waited = 0.0
-        while any(self.engine.state(node).kind != 'missing' for node in lost):
+        gone = self.fleet.nodes if self.fleet.queued else lost
+        while any(self.engine.state(node).kind != 'missing' for node in gone):
             if waited >= 600:
                 raise Refusal(f'{", ".join(lost)} cannot be deleted; look at it in the console')
             self._sleep(self._poll)

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from tpu.fleet import LABEL, Engine, State, is_missing
+from tpu.fleet import LABEL, SSH, Engine, State, is_missing
 from tpu.shell import Answer
 
 _VM = ['gcloud', 'compute', 'tpus', 'tpu-vm']
@@ -83,11 +83,14 @@ class TpuVm(Engine):
                 return
         self.gone(self.shell.do([*_VM, 'delete', node, *quiet]), f'deleting {node}')
 
-    def run(self, node: str, command: str, worker: int | None = None) -> Answer:
+    def run(
+        self, node: str, command: str, worker: int | None = None, *, quiet: bool = False
+    ) -> Answer:
         which = 'all' if worker is None else str(worker)
-        words = [*_VM, 'ssh', node, *self.fleet.place, f'--worker={which}', f'--command={command}']
-        return self.shell.do(words)
+        words = [*_VM, 'ssh', node, *self.fleet.place, *SSH, f'--worker={which}']
+        words.append(f'--command={command}')
+        return (self.shell.ask if quiet else self.shell.do)(words)
 
     def copy(self, node: str, file: Path, name: str) -> Answer:
-        words = [*_VM, 'scp', str(file), f'{node}:{name}', *self.fleet.place, '--worker=all']
+        words = [*_VM, 'scp', str(file), f'{node}:{name}', *self.fleet.place, *SSH, '--worker=all']
         return self.shell.do(words)

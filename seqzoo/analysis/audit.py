@@ -4,8 +4,8 @@ Parameters are counted from the real module by shape evaluation, so that no size
 Operations are counted twice:
 
     analytic    3 x the forward pass by formula (`ModelConfig.flops`), over the positions that the
-                configured batches hold; sentences are taken to be 32 pieces long, running text and
-                other sequences as long as a row
+                configured batches hold; sentences are taken to be 32 pieces or 160 characters long,
+                running text and other sequences as long as a row
     6 N D       six operations for each parameter and token (Brown et al. 2020, appendix D), what
                 tables in petaFLOP/s-days have; D are the tokens of one side, as the paper states
                 them or else as the configuration trains on. Of a mixture of experts it counts those
@@ -22,6 +22,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 
 from seqzoo.analysis.flops import forward_flops
@@ -168,7 +169,7 @@ def schedule_peak(experiment: Experiment) -> float:
     warmup = int(getattr(experiment.schedule, 'warmup_steps', 0))
     near = np.clip([warmup - 1, warmup, warmup + 1], 0, steps - 1)
     places = np.concatenate([np.linspace(0, steps - 1, _PLACES).astype(np.int32), near])
-    rates = experiment.schedule.build(steps)(places.astype(np.int32))
+    rates = experiment.schedule.build(steps)(jnp.asarray(places, jnp.int32))
     return float(np.max(np.asarray(rates)))
 
 

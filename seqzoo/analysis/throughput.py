@@ -142,6 +142,7 @@ class Case:
         jax.block_until_ready(self._state)
         agreement.gather('')  # together: a step waits for the last of the processes
         started = time.perf_counter()
+        metrics = None
         for placed in self._placed:
             self._state, metrics = self._step(self._state, placed)
         jax.block_until_ready((self._state, metrics))
@@ -151,7 +152,8 @@ class Case:
         """Everything about it but its rounds; all of JSON."""
         positions = [max(map(_positions, batch.values())) for batch in self._batches]
         share = self.program.share.count
-        stats = self.devices[0].memory_stats() or {}
+        own = [d for d in self.devices if d.process_index == jax.process_index()]
+        stats = own[0].memory_stats() or {}  # no other process's can be asked
         return {
             'scalings': list(self.scalings),
             'strategy': self.strategy,

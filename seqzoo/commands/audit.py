@@ -104,10 +104,10 @@ What the configurations have and what their papers print, as `seqzoo audit --mar
 (a test holds this page to it). Parameters are counted from the shapes of the real modules, at the
 vocabulary that the paper states or the configuration asks for; in brackets those that the printed
 figure leaves out too. Training FLOPs are three times the forward pass by formula over all updates
-of the configuration, sentences taken to be 32 pieces long; petaFLOP/s-days are the same, and in
-brackets six operations for each parameter and token, as the table of GPT-3 counts them. Tokens are
-those of one side, as the paper states them or else as the configuration trains on, padding
-included. "Known" says how well: *verified* against the paper's text or its authors' code,
+of the configuration, sentences taken to be 32 pieces (160 characters) long; petaFLOP/s-days are the
+same, and in brackets six operations for each parameter and token, as the table of GPT-3 counts
+them. Tokens are those of one side, as the paper states them or else as the configuration trains on,
+padding included. "Known" says how well: *verified* against the paper's text or its authors' code,
 *secondary* from another paper or from notes, *memory* not checked.
 """
 

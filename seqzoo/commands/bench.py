@@ -18,7 +18,6 @@ from seqzoo.commands.command import (
     table,
 )
 from seqzoo.commands.processes import EXPLANATION, add_processes, join
-from seqzoo.commands.reporting import say
 from seqzoo.configuration import load_config, to_json
 from seqzoo.errors import UserError
 
@@ -132,9 +131,10 @@ def run(arguments: argparse.Namespace) -> int:
         serve(_in_memory(bench.prepare), bench.round, sys.stdin)
         return 0
     join(arguments)
-    from seqzoo.parallel import agreement
+    import jax
 
-    if agreement.several():
+    # Asking for devices would take them, and they belong to the processes that measure.
+    if jax.distributed.is_initialized():
         return _measure_together(experiment, arguments)
     return _measure_apart(experiment, arguments)
 
@@ -146,7 +146,7 @@ def _measure_apart(experiment: Any, arguments: argparse.Namespace) -> int:
 
     counts = arguments.devices or (None,)
     starts = [functools.partial(Worker, _words(arguments, n), n or 1) for n in counts]
-    found = take_turns(starts, arguments.repeats, said=say)
+    found = take_turns(starts, arguments.repeats, said=functools.partial(print, file=sys.stderr))
     ready = found[0][0]
     entries = [entry for said, rounds in found for entry in measurements(said, rounds)]
     return _report(_result(experiment, arguments, ready, entries), arguments)
@@ -177,7 +177,7 @@ def _bench(experiment: Any, arguments: argparse.Namespace, count: int | None) ->
     from seqzoo.analysis.throughput import Bench, Settings, find_data
 
     settings = Settings(
-        scalings=SCALINGS if arguments.scaling == 'both' else (arguments.scaling,),
+        scalings=_scalings(arguments.scaling),
         strategies=arguments.strategy,
         steps=arguments.steps,
         peak_flops=arguments.peak_flops,
@@ -189,6 +189,10 @@ def _bench(experiment: Any, arguments: argparse.Namespace, count: int | None) ->
         synthetic=arguments.synthetic,
     )
     return Bench(experiment, count, settings, source)
+
+
+def _scalings(chosen: str) -> Any:
+    return SCALINGS if chosen == 'both' else (chosen,)
 
 
 def _in_memory(prepare: Any) -> Any:

@@ -64,7 +64,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print(json.dumps(result, ensure_ascii=False))
         return 0
-    print(f'{arguments.run}, step {result.get("step")}, {arguments.split}')
+    print(f'{arguments.run}, step {result.get("step")}, {arguments.split}{_made_how(result)}')
     metrics = result['metrics']
     single = {name: value for name, value in metrics.items() if not isinstance(value, dict)}
     print(table([(name, _shown(value)) for name, value in single.items()]))
@@ -73,6 +73,18 @@ def run(arguments: argparse.Namespace) -> int:
     if result.get('signature'):
         print(f'signature  {result["signature"]}')
     return 0
+
+
+def _made_how(result: dict[str, Any]) -> str:
+    """Data with its direction, averaging and search, without which a figure says nothing."""
+    parts = [f' of {result["data"]}' if result.get('data') else '']
+    if result.get('average', 1) > 1:
+        parts.append(f'average of the last {result["average"]} snapshots')
+    decode = result.get('decode') or {}
+    if result.get('signature') and decode:
+        beam = f'beam {decode["beams"]}, alpha {decode["length_penalty"]}'
+        parts.append(beam if decode['method'] == 'beam' else decode['method'])
+    return ', '.join(parts)
 
 
 def _by_name(name: str, rows: dict[str, dict[str, Any]]) -> str:

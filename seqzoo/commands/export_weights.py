@@ -3,6 +3,7 @@
 import argparse
 from pathlib import Path
 
+from seqzoo.buckets import place
 from seqzoo.commands.command import Command, add_checkpoint
 
 DESCRIPTION = """\
@@ -19,7 +20,7 @@ examples:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the options of `export-weights`."""
-    parser.add_argument('run', type=Path, metavar='R', help='the run folder')
+    parser.add_argument('run', type=place, metavar='R', help='the run folder')
     parser.add_argument('--output', type=Path, required=True, metavar='F', help='the folder; made')
     add_checkpoint(parser)
 

@@ -27,13 +27,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the options of `import-weights`."""
     parser.add_argument('folder', type=Path, metavar='FOLDER', help='the folder of the model')
     parser.add_argument('--run', type=Path, required=True, metavar='R', help='the run folder; made')
+    parser.add_argument(
+        '--tokenizer', type=Path, metavar='F', help='the folder of the tokenizer, if not FOLDER'
+    )
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Imports, and says what was made."""
     from seqzoo.training.exchange import import_weights
 
-    made = import_weights(arguments.folder, arguments.run, overrides=arguments.overrides)
+    made = import_weights(
+        arguments.folder,
+        arguments.run,
+        tokenizer=arguments.tokenizer,
+        overrides=arguments.overrides,
+    )
     for note in made.notes:
         say(f'seqzoo: {note}')
     name = type(made.experiment.model).__name__.removesuffix('Config')

@@ -28,6 +28,8 @@ rows take words as the spaces separate them, and mean something only for files t
                                 how "Attention Is All You Need" scores English-German
     chrf, ter (less is better), exact_match
 
+METEOR is not here: its versions give 56 and 68 for one and the same kind of output.
+
 With --system2 both outputs are scored and compared by paired bootstrap, which is slow for TER:
 choose with --only. With --compare the scores of an earlier call (its --json output) stand beside
 these, of the same references and signatures only; with --published the paper's figure of a
@@ -85,7 +87,7 @@ def run(arguments: argparse.Namespace) -> int:
     language = arguments.language or _language_of(arguments.references)
     names = _chosen(arguments.only, language)
     digest = hashlib.sha256('\n'.join(references).encode()).hexdigest()
-    earlier = None if arguments.compare is None else _earlier(arguments.compare, digest)
+    earlier = {} if arguments.compare is None else _earlier(arguments.compare, digest)
     published = None if arguments.published is None else _published(arguments.published, names)
     if len(systems) == 2:
         return _print_comparison(arguments, names, language, systems, references)
@@ -93,7 +95,7 @@ def run(arguments: argparse.Namespace) -> int:
         _say_if_tokenized(path, lines)
     scores = _scores(names, language, systems[0], references)
     found = {s.name: _plain(s) for s in scores}
-    beside = {} if earlier is None else _beside(found, earlier, arguments.compare)
+    beside = _beside(found, earlier, str(arguments.compare)) if earlier else {}
     if arguments.json:
         result: dict[str, Any] = {
             'lines': len(references),
@@ -101,7 +103,7 @@ def run(arguments: argparse.Namespace) -> int:
             'language': language,
             'scores': found,
         }
-        if earlier is not None:
+        if earlier:
             result['compared'] = beside
         if published is not None:
             result['published'] = published
@@ -192,6 +194,8 @@ def _earlier(path: Path, digest: str) -> dict[str, Any]:
         raise UserError(
             f'{path} is not what `seqzoo score --json` prints; score the other output again'
         ) from error
+    if not scores:
+        raise UserError(f'{path} holds no scores; score the other output again')
     if references != digest:
         raise UserError(
             f'the scores in {path} are of other references, so that no difference means anything; '
@@ -201,7 +205,7 @@ def _earlier(path: Path, digest: str) -> dict[str, Any]:
 
 
 def _beside(
-    found: dict[str, Any], earlier: dict[str, Any], path: Path
+    found: dict[str, Any], earlier: dict[str, Any], path: str
 ) -> dict[str, dict[str, float]]:
     """Differences of those scores that were made alike."""
     alike = {
@@ -245,15 +249,16 @@ def _print_comparison(
     arguments: argparse.Namespace,
     names: Sequence[str],
     language: str,
-    systems: list[list[str]],
+    systems: Sequence[list[str]],
     references: list[str],
 ) -> int:
     from seqzoo.scoring import paired_bootstrap, scorers
 
     if arguments.compare is not None or arguments.published is not None:
         raise UserError('--system2 stands alone; leave --compare and --published out')
+    system, baseline = systems
     found = [
-        paired_bootstrap(scorer, *systems, references, samples=arguments.samples)
+        paired_bootstrap(scorer, system, baseline, references, samples=arguments.samples)
         for scorer in scorers(language)
         if scorer.name in names
     ]

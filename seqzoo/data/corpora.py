@@ -125,6 +125,13 @@ class Wmt14(Corpus):
             raise UserError(f'{self.name}: say where the data may go, with --data-dir.')
         return [str(prepare_wmt14(self.pair, data_dir, progress=progress))]
 
+    def download_bytes(self) -> int:
+        """How much is fetched, as the publisher lists it."""
+        from seqzoo.data.wmt import wmt14_corpora
+
+        archives = {file for corpus in wmt14_corpora(self.pair) for file in corpus.archives}
+        return sum(file.size or 0 for file in archives)
+
 
 @dataclass(frozen=True)
 class _Side:

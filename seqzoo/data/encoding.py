@@ -150,7 +150,7 @@ def make_text_tokenizer(
 
 def nominal_size_of(config: TextTokenizerConfig) -> int | None:
     """How many entries a tokenizer will have, as far as that is known before the text is."""
-    return config.vocab_size if isinstance(config, TokenizerConfig) else config.nominal_size
+    return config.nominal_size if isinstance(config, VocabularyConfig) else config.vocab_size
 
 
 def save_text_tokenizer(tokenizer: TextTokenizer, folder: Path) -> None:

@@ -39,7 +39,9 @@ PUBLIC_FILES: Mapping[str, PublicFile] = {
         'https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt',
     ),
     'war_and_peace/warandpeace.txt': PublicFile(
-        'bf5b273d9246268f96663c43c00a1055ae2e42c2262be32f7e43b48dd123451a'
+        'bf5b273d9246268f96663c43c00a1055ae2e42c2262be32f7e43b48dd123451a',
+        'https://raw.githubusercontent.com/timbmg/RNNLM/4e5bddfd042beb3e1aa1f282954cc31567294c83/'
+        'data/warandpeace.txt',
     ),
     'wikitext2/wiki.valid.raw': PublicFile(
         '4cd0f6876d07a413aa911261ff6d363c72d757d47f0fdd6015702014c89cb9c7'

@@ -74,6 +74,7 @@ class SubwordSettings:
         lines_apart: whether lines are cut each by itself and closed by `line_end`, as when it was
             trained here, or together with their line breaks.
         specials: by what others call them (`'eos_token'`), the special tokens of an imported one.
+        class_name: of an imported one, what others call its class.
     """
 
     vocab_size: int
@@ -82,6 +83,7 @@ class SubwordSettings:
     prompt_start: tuple[int, ...] = ()
     lines_apart: bool = False
     specials: Mapping[str, str] = field(default_factory=dict)
+    class_name: str | None = None
 
 
 class SubwordTokenizer:
@@ -95,7 +97,8 @@ class SubwordTokenizer:
     def __init__(self, definition: str, settings: SubwordSettings):
         self.definition, self.settings = definition, settings
         self.library = parse_definition(definition)
-        if (size := self.library.get_vocab_size()) > settings.vocab_size:
+        size = 1 + max(self.library.get_vocab().values(), default=-1)
+        if size > settings.vocab_size:
             raise UserError(
                 f'the tokenizer has {size} tokens but the model only {settings.vocab_size} rows; '
                 'the tokenizer and the weights do not belong together'

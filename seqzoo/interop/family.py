@@ -75,6 +75,10 @@ class Family(abc.ABC):
     def imported(self, theirs: TheirConfig, folder: Path) -> Imported:
         """Everything but the weights.
 
+        Args:
+            theirs: `config.json`.
+            folder: holds the files of the tokenizer.
+
         Raises:
             UserError: a file is missing or damaged, or asks for what we do not have.
         """

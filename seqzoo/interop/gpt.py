@@ -31,7 +31,7 @@ from seqzoo.models.gpt import GPTConfig
 from seqzoo.tasks.base import Decoding, Prepared
 from seqzoo.tasks.language_modeling import LanguageModeling, PreparedText
 
-_LONGEST_TRAINED = 1024
+_LONGEST_TRAINED, _LONGEST_CONTINUATION = 1024, 50
 _STACK = 'decoder/layer'
 _HEADS = tuple(f'{_STACK}/self_attention/{part}' for part in ('query', 'key', 'value'))
 
@@ -57,7 +57,11 @@ class _GPT(Family, abc.ABC):
         size = model.vocab_size
         end = theirs.token('eos_token_id', size, self.default_end, beyond_is_none=True)
         tokenizer = read_subwords(folder, self.kind, vocab_size=size, end_id=end)
-        decode = Decoding(method='greedy', banned=theirs.banned_tokens(size))
+        decode = Decoding(
+            method='greedy',
+            extra_length=max(1, min(_LONGEST_CONTINUATION, model.max_length // 2)),
+            banned=theirs.banned_tokens(size),
+        )
         beams = int(theirs.search_setting('num_beams', 1))
         notes = list(self._notes(theirs))
         if beams > 1:
@@ -100,7 +104,7 @@ class _GPT(Family, abc.ABC):
 
     def write_tokenizer(self, prepared: Prepared, folder: Path) -> None:
         assert isinstance(prepared, PreparedText)
-        write_subwords(prepared.tokenizer, self.kind, folder)
+        write_subwords(prepared.tokenizer, folder)
 
 
 def _ends(prepared: Prepared) -> dict[str, Any]:

@@ -78,13 +78,16 @@ class HubFolder:
             )
         self.family = known[self.theirs.model_type]
 
-    def imported(self) -> Imported:
+    def imported(self, tokenizer: Path | None = None) -> Imported:
         """Everything but the weights: architecture, task, tokenizer.
+
+        Args:
+            tokenizer: the folder with the files of the tokenizer, if it is another one.
 
         Raises:
             UserError: a file is missing or damaged, or asks for what we do not have.
         """
-        return self.family.imported(self.theirs, self.folder)
+        return self.family.imported(self.theirs, tokenizer or self.folder)
 
     def model(self) -> ModelConfig:
         """The architecture alone."""

@@ -27,6 +27,7 @@ SETTINGS, SPECIAL_MAP = 'tokenizer_config.json', 'special_tokens_map.json'
 _VOCABULARY, _MERGES, _PIECES = 'vocab.json', 'merges.txt', 'vocab.txt'
 _NAMES = ('bos_token', 'eos_token', 'unk_token', 'pad_token')
 _CLASSES = {'gpt': 'OpenAIGPTTokenizer', 'gpt2': 'GPT2Tokenizer', 'gpt_neox': 'GPTNeoXTokenizer'}
+_PLAIN_CLASS = 'PreTrainedTokenizerFast'  # does what `tokenizer.json` says, and no more
 _BREAK_OF_GPT1 = '\n</w>'
 
 
@@ -56,7 +57,8 @@ def read_subwords(
     else:
         raise UserError(
             f'{folder} has neither {DEFINITION} nor {_VOCABULARY} and {_MERGES}; without its '
-            'tokenizer a model cannot read, so save it there too: tokenizer.save_pretrained(FOLDER)'
+            'tokenizer a model cannot read: save it there too (tokenizer.save_pretrained), or say '
+            '--tokenizer FOLDER'
         )
     try:
         library = parse_definition(definition)
@@ -66,13 +68,14 @@ def read_subwords(
             stop_id=end_id,
             prompt_start=_before_texts(library, said),
             specials=specials,
+            class_name=_class_name(said, kind),
         )
         return SubwordTokenizer(definition, settings)
     except UserError as error:
         raise UserError(f'{folder}: {error}') from error
 
 
-def write_subwords(tokenizer: Any, kind: Kind, folder: Path) -> None:
+def write_subwords(tokenizer: Any, folder: Path) -> None:
     """Writes the tokenizer of a GPT.
 
     Raises:
@@ -88,7 +91,7 @@ def write_subwords(tokenizer: Any, kind: Kind, folder: Path) -> None:
     if settings.lines_apart:
         specials = dict.fromkeys(('bos_token', 'eos_token', 'unk_token'), END_OF_TEXT)
     specials = {'pad_token': None, **specials}
-    content = {'tokenizer_class': _CLASSES[kind], **specials}
+    content = {'tokenizer_class': settings.class_name or _PLAIN_CLASS, **specials}
     content['add_prefix_space'] = _adds_space(tokenizer.definition)
     if settings.prompt_start and not settings.lines_apart:
         content['add_bos_token'] = True
@@ -124,7 +127,7 @@ def read_wordpiece(folder: Path, *, vocab_size: int) -> WordPiece:
     else:
         raise UserError(
             f'{folder} has neither {_PIECES} nor {DEFINITION}; without its tokenizer a model '
-            'cannot read, so save it there too: tokenizer.save_pretrained(FOLDER)'
+            'cannot read: save it there too (tokenizer.save_pretrained), or say --tokenizer FOLDER'
         )
     if len(entries) > vocab_size:
         raise UserError(
@@ -158,6 +161,14 @@ def _said(folder: Path) -> dict[str, Any]:
             found |= read_json(folder / name)
     plain = {n: v['content'] for n, v in found.items() if isinstance(v, dict) and 'content' in v}
     return {**found, **plain}
+
+
+def _class_name(said: Mapping[str, Any], kind: Kind) -> str:
+    """What others call the class of an imported tokenizer."""
+    found = said.get('tokenizer_class')
+    if not isinstance(found, str):
+        return _CLASSES[kind]
+    return _PLAIN_CLASS if found == 'TokenizersBackend' else found  # its name of today
 
 
 def _definition(file: Path, said: Mapping[str, Any]) -> str:

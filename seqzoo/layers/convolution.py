@@ -7,7 +7,7 @@ of a packed row, and resumable: what a causal one needs of the past are its last
 that an earlier one left; a single new step is one small matrix product, whatever came before.
 """
 
-from typing import Literal
+from typing import Any, Literal
 
 import flax.struct
 import jax
@@ -157,6 +157,7 @@ class SequenceConvolution(nn.Module):
         x = x if rows is None else rows.clear(x)
         after = None if before is None else _after(before, x, rows)
         reach = self.dilation * (self.window - 1)
+        y: Any
         if reach == 0:
             y = product(x, kernel[0], 1)
         elif x.shape[1] == 1 and before is not None:

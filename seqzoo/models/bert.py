@@ -372,6 +372,7 @@ class BertForPretraining(nn.Module):
         found = self.encoder(inputs, segments=segments, train=train)
         logits = None
         if self.config.next_sentence:
+            assert found.pooled is not None
             logits = self.next_sentence(found.pooled).astype(jnp.float32)
         if self.is_initializing():
             self.unembed(found.features)  # creates the parameters that only the logits use

@@ -246,7 +246,8 @@ class ElmoConfig(EncoderConfig):
 
     Attributes:
         bilm: both directions; `train --pretrained` takes their parameters from another run.
-        frozen: no gradient reaches the biLM, and nothing is dropped inside it.
+        frozen: no gradient reaches the biLM, and nothing is dropped inside it. Decoupled weight
+            decay, which no gradient brings about, would still shrink it.
         mix_layer_norm: normalise the layers before they are mixed.
         elmo_dropout_rate: on the mixed layers; 0.5 in the paper.
         inputs: what else the network reads; `None`: nothing.
@@ -295,13 +296,13 @@ class ElmoConfig(EncoderConfig):
 
     @classmethod
     def tiny(cls) -> Self:
-        """The small biLM, trained further, below one layer that reads words by number too."""
+        """The small biLM, trained further, beside words by number."""
         return cls(
             bilm=BiLMConfig.tiny(),
             frozen=False,
             mix_layer_norm=True,
             inputs=Tokens(vocab_size=9, embed_dim=4),
-            layers=RecurrentConfig(cell=LSTM(hidden_dim=4)),
+            layers=None,
         )
 
     def example_inputs(self, batch: int = 2, length: int = 8) -> tuple[Any, ...]:
@@ -384,7 +385,8 @@ class ScalarMix(nn.Module):
         zeros, ones = named(nn.initializers.zeros, None), named(nn.initializers.ones)
         weights = jax.nn.softmax(self.param('weights', zeros, (len(layers),), jnp.float32))
         gamma = self.param('gamma', ones, (), jnp.float32)
-        stacked = jnp.stack([x.astype(jnp.float32) for x in layers])
+        wide = [x.astype(jnp.float32) for x in layers]
         if self.layer_norm:
-            stacked = jax.nn.standardize(stacked, axis=-1, epsilon=1e-6)
-        return (gamma * jnp.einsum('j,j...->...', weights, stacked)).astype(self.dtype)
+            wide = [jax.nn.standardize(x, axis=-1, epsilon=1e-6) for x in wide]
+        mixed = sum(weight * x for weight, x in zip(weights, wide, strict=True))
+        return (gamma * mixed).astype(self.dtype)

@@ -12,7 +12,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -91,6 +91,8 @@ class BidirectionalLanguageModeling(LanguageModeling):
     order: Order = 'windows'
     predicted_words: int | None = None
     bytes: int = 50
+
+    judged_by: ClassVar = ('loss', 'forward', 'backward')
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -15,7 +15,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -109,6 +109,9 @@ class LanguageModeling(Task):
     tokenizer: TextTokenizerConfig = field(default_factory=Characters)
     order: Order = 'streams'
     random_offset: bool = False
+
+    # The losses, in nats, that evaluation sums up.
+    judged_by: ClassVar[tuple[str, ...]] = ('loss',)
 
     def __post_init__(self) -> None:
         if self.order not in ('streams', 'windows'):
@@ -311,25 +314,28 @@ class LanguageModeling(Task):
         del decoding  # nothing is searched for
         assert isinstance(prepared, PreparedText)
         num_tokens = len(prepared.splits[split].ids)
-        nats = self._nats(runtime, prepared, split, batch, progress)
+        totals = self._totals(runtime, prepared, split, batch, progress)
+        nats = totals.pop('loss')
         metrics = {'loss': nats / num_tokens, 'perplexity': math.exp(nats / num_tokens)}
+        for name, total in totals.items():
+            metrics[f'{name}_perplexity'] = math.exp(total / num_tokens)
         if (characters := self._characters(prepared, split)) is not None:
             metrics['bits_per_character'] = nats / math.log(2) / characters
         return metrics
 
-    def _nats(
+    def _totals(
         self,
         runtime: Runtime,
         prepared: PreparedText,
         split: str,
         batch: BatchConfig,
         progress: Callable[[int, int], None],
-    ) -> float:
-        """-log p of a whole split."""
+    ) -> dict[str, float]:
+        """-log p of a whole split, and what else `judged_by` names."""
 
-        def nll(variables: Any, batch: Batch, carry: Any) -> tuple[Sums, Any]:
+        def nll(variables: Any, batch: Batch, carry: Any) -> tuple[dict[str, Sums], Any]:
             losses, carry = self.loss(runtime.model, variables, batch, carry, key=None)
-            return losses.metrics['loss'], carry
+            return {name: losses.metrics[name] for name in self.judged_by}, carry
 
         plan = TextEvaluationPlan(len(prepared.splits[split].ids), batch, order=self.order)
         share, shards = row_share(runtime.mesh), row_shards(runtime.mesh)
@@ -352,9 +358,9 @@ class LanguageModeling(Task):
             pending.append(found)
             progress(len(pending), plan.steps_per_epoch)
         sums = jax.device_get(pending)
-        counted = sum(int(part.weight) for part in sums)
+        counted = sum(int(part['loss'].weight) for part in sums)
         assert counted == plan.num_tokens, f'{counted} tokens of {plan.num_tokens} were counted'
-        return float(sum(float(part.total) for part in sums))
+        return {name: sum(float(part[name].total) for part in sums) for name in self.judged_by}
 
     def _characters(self, prepared: PreparedText, split: str) -> int | None:
         """Characters of a split as it was read, or `None` for words, which leave out what stood

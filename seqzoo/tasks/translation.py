@@ -41,7 +41,8 @@ from seqzoo.tasks.base import Batch, Decoding, Losses, Prediction, Prepared, Run
 from seqzoo.tasks.sequence_search import SpecialTokens, seq2seq_search
 from seqzoo.tasks.translate import translate, within_positions
 
-_SENTENCE = 32  # pieces of a sentence of news and its end mark, on either side
+# Of a sentence of news and its end mark, on either side, in pieces and in characters.
+_SENTENCE, _LETTERS = 32, 160
 
 
 @dataclass(frozen=True)
@@ -115,7 +116,7 @@ class Translation(Task):
         return model
 
     def nominal_length(self, batch: BatchConfig) -> int:
-        return min(batch.max_length, _SENTENCE)
+        return min(batch.max_length, _LETTERS if self.tokenizer.kind == 'char' else _SENTENCE)
 
     @property
     def best_metric(self) -> tuple[str, str]:

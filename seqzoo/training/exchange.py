@@ -53,6 +53,7 @@ def import_weights(
     folder: str | Path,
     run_dir: str | Path,
     *,
+    tokenizer: str | Path | None = None,
     overrides: Sequence[str] | Mapping[str, Any] = (),
 ) -> ImportedRun:
     """Makes a run of a folder in Hugging Face's layout; its checkpoint is that of step 0.
@@ -60,6 +61,7 @@ def import_weights(
     Args:
         folder: `config.json`, `model.safetensors` or shards, and a tokenizer.
         run_dir: the run; must not hold one yet.
+        tokenizer: the folder of the tokenizer, if that lies elsewhere.
         overrides: changes to the experiment that leave the function as it is.
 
     Raises:
@@ -70,7 +72,7 @@ def import_weights(
     if (run / EXPERIMENT).exists() or (run / CHECKPOINTS).exists():
         raise UserError(f'{run} holds a run already: choose a new --run.')
     hub = HubFolder(_local(folder, 'the folder'))
-    found = hub.imported()
+    found = hub.imported(None if tokenizer is None else _local(tokenizer, '--tokenizer'))
     experiment = _experiment(hub, found, overrides)
     params = hub.params(experiment.model)
     # JAX takes the arrays over as they are; a save then copies them one at a time.

@@ -19,6 +19,7 @@ from seqzoo.experiment import TrainConfig
 from seqzoo.parallel import agreement
 from seqzoo.tasks.base import Sums
 from seqzoo.training.averaging import Snapshots
+from seqzoo.training.bucket_lock import BucketLock
 from seqzoo.training.checkpoint import Checkpoints
 from seqzoo.training.clock import Clock
 from seqzoo.training.events import DeferredMetrics, EventLog, StepMetrics
@@ -115,7 +116,7 @@ class Loop:
     events: EventLog
     progress: Progress
     stop: StopRequest
-    lock: RunLock
+    lock: RunLock | BucketLock
     clock: Clock
     history: History = field(default_factory=History)
     profile: Callable[[int], None] = lambda step: None

@@ -86,7 +86,7 @@ def overlap_of(other: ModelConfig, own: ModelConfig, said: str) -> Overlap:
 
 def taken(params: Any, overlap: Overlap) -> Any:
     """The parameters of this model that are to be read, in the tree of the other one."""
-    flat = traverse_util.flatten_dict(params)
+    flat: Any = traverse_util.flatten_dict(params)
     return traverse_util.unflatten_dict(
         {(*overlap.source, *name): flat[(*overlap.target, *name)] for name in overlap.names}
     )
@@ -94,7 +94,8 @@ def taken(params: Any, overlap: Overlap) -> Any:
 
 def placed(params: Any, read: Any, overlap: Overlap) -> Any:
     """The parameters of this model with what was read of the other one."""
-    flat, found = traverse_util.flatten_dict(params), traverse_util.flatten_dict(read)
+    flat: Any = traverse_util.flatten_dict(params)
+    found: Any = traverse_util.flatten_dict(read)
     for name in overlap.names:
         flat[(*overlap.target, *name)] = found[(*overlap.source, *name)]
     return traverse_util.unflatten_dict(flat)
@@ -137,7 +138,7 @@ def _may_differ(field: str) -> bool:
 
 def _shapes(model: ModelConfig) -> dict[Name, tuple[int, ...]]:
     made = jax.eval_shape(model.build().init, jax.random.key(0), *model.example_inputs())
-    params = traverse_util.flatten_dict(meta.unbox(made)['params'])
+    params: Any = traverse_util.flatten_dict(meta.unbox(made)['params'])
     return {name: tuple(leaf.shape) for name, leaf in params.items()}
 
 

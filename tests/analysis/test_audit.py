@@ -122,7 +122,9 @@ def test_big_is_counted_and_its_vocabulary_is_another_one():
     [
         ('awd_lstm_ptb', 24_221_600, True),
         ('awd_lstm_ptb:wikitext2', 33_556_078, False),
+        ('bert_large', 336_226_108, False),
         ('bilstm_imdb', 2_757_761, True),
+        ('elmo', 93_600_864, True),
         ('gnmt_wmt14_ende', 280_858_880, False),
         ('lstm_big_lm1b', 151_060_480, True),
         ('lstm_big_lm1b:g8', 33_619_968, True),
@@ -191,6 +193,10 @@ def test_a_printed_number_knows_its_last_digit(printed, number, unit):
 def test_figures_that_mean_nothing_are_refused(wrong):
     with pytest.raises(UserError, match=r'published\.'):
         Published(**wrong)
+
+
+def test_every_configuration_and_variant_loads():
+    assert len([load_config(name) for name in audit_names()]) > 100
 
 
 def test_the_page_names_every_configuration_once():

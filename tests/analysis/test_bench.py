@@ -2,6 +2,8 @@
 
 import json
 import math
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -246,15 +248,23 @@ def test_the_input_alone_is_measured_and_says_how_many_chips_it_feeds(tmp_path):
 
 
 @pytest.mark.slow
-def test_the_command_measures_each_number_of_devices_in_a_fresh_process(tmp_path, capsys):
+def test_the_command_measures_each_number_of_devices_in_a_fresh_process(tmp_path, monkeypatch):
     overrides = [f'--{name.replace("_", "-")}={value}' for name, value in TINY.items()]
     overrides = [word for word in overrides if 'buckets' not in word]
     words = ['bench', 'transformer_tiny_numerals', *overrides, '--devices', '1,2', '--steps', '2']
-    words += ['--repeats', '2', '--scaling', 'both', '--synthetic', '--json']
-    assert main([*words, '--output', str(tmp_path)]) == 0
-    found = json.loads(capsys.readouterr().out)
+    words += ['--repeats', '2', '--synthetic', '--json']
+    monkeypatch.setenv('JAX_DISABLE_MOST_OPTIMIZATIONS', '1')  # what takes long is compiling
+    # Whoever starts them must not take the devices that they are to measure.
+    program = (
+        'import sys; from seqzoo.__main__ import main; status = main(sys.argv[1:]); '
+        'from jax._src import xla_bridge; sys.exit(status or len(xla_bridge._backends))'
+    )
+    words = [sys.executable, '-c', program, *words, '--output', str(tmp_path)]
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
     kinds = [(m['scaling'], m['devices'], m['tokens_per_round']) for m in found['measurements']]
-    assert kinds == [('strong', 1, 128), ('strong', 2, 128), ('weak', 1, 128), ('weak', 2, 256)]
+    assert kinds == [('strong', 1, 128), ('strong', 2, 128)]
     assert found['simulated']
     assert found['measurements'][0]['mfu'] is None
     for m in found['measurements']:

@@ -17,7 +17,8 @@ TEXT = [
     'whether it is nobler in the mind to suffer',
     "the slings and arrows of outrageous fortune; it's 42",
 ] * 3
-PROMPTS = ['to be or', '', 'Whether  it ½', 'mind 😀 日本 <|endoftext|> the', 'the ' * 6]
+# Few tokens each: one bucket, so one compilation.
+PROMPTS = ['to be or', '', 'it  ½', '日 the', '<|endoftext|>to', '😀']
 
 SIZES = {
     'gpt2': {'n_embd': 15, 'n_head': 3, 'n_layer': 3, 'n_inner': 22},
@@ -116,7 +117,13 @@ def test_logits_are_theirs_and_a_round_trip_changes_no_bit(tmp_path, name):
     jax.tree.map(np.testing.assert_array_equal, again.params(again.model()), params)
 
 
-@pytest.mark.parametrize('name', ['gpt2', 'openai-gpt', 'gpt_neox'])
+SLOW = pytest.mark.slow
+
+
+@pytest.mark.parametrize(
+    'name',
+    ['gpt2', pytest.param('openai-gpt', marks=SLOW), pytest.param('gpt_neox', marks=SLOW)],
+)
 def test_a_run_continues_as_they_do_and_is_written_back(tmp_path, capsys, name):
     theirs = write_gpt(tmp_path, name)
     tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path)
@@ -124,7 +131,7 @@ def test_a_run_continues_as_they_do_and_is_written_back(tmp_path, capsys, name):
     lines.write_text('\n'.join(PROMPTS) + '\n', encoding='utf-8')
     assert main(['import-weights', str(tmp_path), '--run', str(run)]) == 0
     assert f'{theirs.num_parameters():,} parameters' in capsys.readouterr().out
-    asked = ['predict', str(run), '--input', str(lines), '--json-lines']
+    asked = ['predict', str(run), '--input', str(lines), '--json-lines', '--decode.rows=8']
     assert main([*asked, '--decode.extra-length=9']) == 0
     found = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     for prompt, own in zip(PROMPTS, found, strict=True):

@@ -260,7 +260,12 @@ def test_a_folder_or_a_run_is_never_written_over(tmp_path, capsys):
     hub, run, out = (str(tmp_path / name) for name in ('hub', 'run', 'out'))
     # Stored as a mesh would split it; and a setting that predict has not is told.
     change_json(tmp_path / 'hub' / 'generation_config.json', repetition_penalty=1.3)
-    asked = ['import-weights', hub, '--run', run]
+    # The tokenizer may lie elsewhere.
+    elsewhere = tmp_path / 'tokenizer'
+    elsewhere.mkdir()
+    (tmp_path / 'hub' / 'tokenizer.json').rename(elsewhere / 'tokenizer.json')
+    (tmp_path / 'hub' / 'vocab.json').unlink()
+    asked = ['import-weights', hub, '--tokenizer', str(elsewhere), '--run', run]
     assert main([*asked, '--model.vocab-multiple=64', '--decode.extra-length=5']) == 0
     assert 'repetition_penalty 1.3 is not taken over' in capsys.readouterr().err
     assert load_run(run).params['embedding']['table'].shape[0] % 64 == 0
@@ -288,6 +293,7 @@ def test_a_model_without_counterpart_is_not_written(tmp_path, capsys):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_imported_weights_are_trained_further_and_written_back(tmp_path, capsys):
     write_gpt2(tmp_path / 'hub')
     for split in ('train', 'dev', 'test'):

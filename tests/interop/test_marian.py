@@ -67,23 +67,31 @@ def sentencepiece_model(seed):
     return model.getvalue(), [found.id_to_piece(i) for i in range(found.vocab_size())]
 
 
-def write_tokenizer(folder):
-    """Both models and the list of pieces; returns how many there are."""
-    pieces = ['</s>', '<unk>']
+def write_tokenizer(folder, separate):
+    """Both models and the list of pieces, or the list of each; returns their lengths."""
+    sides = []
     for seed, name in ((1, 'source.spm'), (2, 'target.spm')):
         model, own = sentencepiece_model(seed)
         (folder / name).write_bytes(model)
-        pieces += [piece for piece in own if piece not in (*pieces, '<s>')]
-    pieces += ['>>fra<<', '<pad>']
-    (folder / 'vocab.json').write_text(json.dumps({piece: i for i, piece in enumerate(pieces)}))
+        sides.append([piece for piece in own if piece not in ('</s>', '<unk>', '<s>')])
+    if not separate:
+        sides = [list(dict.fromkeys(sides[0] + sides[1]))]
     settings = {'source_lang': 'en', 'target_lang': 'fr', 'tokenizer_class': 'MarianTokenizer'}
+    settings['separate_vocabs'] = separate
     (folder / 'tokenizer_config.json').write_text(json.dumps(settings))
-    return len(pieces)
+    for number, (name, own) in enumerate(zip(('vocab', 'target_vocab'), sides, strict=False)):
+        # The two lists are of different lengths.
+        pieces = ['</s>', '<unk>', '<pad>', *own, '>>fra<<'][: len(own) + 4 - number]
+        (folder / f'{name}.json').write_text(json.dumps({p: i for i, p in enumerate(pieces)}))
+        sides[number] = len(pieces)
+    return sides[0], sides[-1]
 
 
 def write_marian(folder, **changes):
     """A checkpoint of random weights, large enough that outputs differ; returns the torch model."""
-    size = write_tokenizer(folder)
+    separate = changes.get('tie_word_embeddings') is False
+    source_size, size = write_tokenizer(folder, separate)
+    assert (source_size != size) == separate
     options = {
         'encoder_layers': 2,
         'decoder_layers': 2,
@@ -94,8 +102,9 @@ def write_marian(folder, **changes):
         **changes,
     }
     options['decoder_attention_heads'] = options['encoder_attention_heads']
-    ends = {'pad_token_id': size - 1, 'decoder_start_token_id': size - 1, 'eos_token_id': 0}
-    config = transformers.MarianConfig(vocab_size=size, forced_eos_token_id=0, **ends, **options)
+    ends = {'pad_token_id': 2, 'decoder_start_token_id': 2, 'eos_token_id': 0}
+    options |= {'vocab_size': source_size, 'decoder_vocab_size': size, 'forced_eos_token_id': 0}
+    config = transformers.MarianConfig(**ends, **options)
     torch.manual_seed(3)
     model = transformers.MarianMTModel(config).eval()
     with torch.no_grad():
@@ -119,8 +128,8 @@ def test_logits_are_theirs_and_a_round_trip_changes_no_bit(tmp_path, name):
     found = hub.imported()
     params = hub.params(found.model)
     rng = np.random.default_rng(0)
-    source = rng.integers(2, found.model.vocab_size, (2, 9), dtype=np.int32)
-    lengths, target = [9, 6], rng.integers(2, found.model.vocab_size, (2, 7), dtype=np.int32)
+    source = rng.integers(3, theirs.config.vocab_size, (2, 9), dtype=np.int32)
+    lengths, target = [9, 6], rng.integers(3, found.model.vocab_size, (2, 7), dtype=np.int32)
     real = (np.arange(9)[None] < np.array(lengths)[:, None]).astype(np.int32)
     with torch.no_grad():
         expected = theirs(
@@ -146,6 +155,13 @@ def test_logits_are_theirs_and_a_round_trip_changes_no_bit(tmp_path, name):
     again = HubFolder(out)
     jax.tree.map(np.testing.assert_array_equal, again.params(again.model()), params)
     assert again.model() == found.model
+    tokenizer = transformers.MarianTokenizer.from_pretrained(out)
+    pair = again.imported().prepared.tokenizers
+    for line in ODD_LINES:
+        ids, end = tokenizer(text_target=line)['input_ids'], [pair.target.eos_id]
+        assert [*pair.target.encode(line).tolist(), *end] == ids
+        if '</s>' not in line:  # where ours stops
+            assert pair.target.decode(ids) == tokenizer.decode(ids, skip_special_tokens=True)
 
 
 def test_a_run_translates_as_they_do_and_is_written_back(tmp_path, capsys):
@@ -161,7 +177,7 @@ def test_a_run_translates_as_they_do_and_is_written_back(tmp_path, capsys):
     extra = ['--batch.max-length=64', '--batch.buckets=64', '--batch.evaluation-max-length=64']
     assert main(['import-weights', str(tmp_path), '--run', str(run), *extra]) == 0
     assert 'Transformer' in capsys.readouterr().out
-    asked = ['predict', str(run), '--input', str(lines), '--json-lines', '--decode.rows=4']
+    asked = ['predict', str(run), '--input', str(lines), '--json-lines', '--decode.rows=8']
     assert main([*asked, '--decode.extra-length=4']) == 0
     found = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     for line, own in zip(ODD_LINES, found, strict=True):

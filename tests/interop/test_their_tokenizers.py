@@ -63,7 +63,7 @@ def test_ids_are_theirs_from_old_files_new_files_and_our_own(tmp_path, kind):
     assert (new / 'tokenizer.json').exists()
     same(new, kind, theirs)
     own.mkdir()
-    write_subwords(ours, kind, own)
+    write_subwords(ours, own)
     back = transformers.AutoTokenizer.from_pretrained(own)
     assert type(back) is type(theirs)
     same(own, kind, back)
@@ -82,7 +82,7 @@ def test_a_space_or_a_token_before_texts_is_read_as_they_do(tmp_path):
         ours = same(folder, 'gpt2', theirs)
         own = tmp_path / f'own {name}'
         own.mkdir()
-        write_subwords(ours, 'gpt2', own)
+        write_subwords(ours, own)
         same(own, 'gpt2', transformers.AutoTokenizer.from_pretrained(own))
 
 

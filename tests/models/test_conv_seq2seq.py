@@ -1,5 +1,6 @@
 """ConvS2S: the paper's stack, torch, how it starts, and what attention sees."""
 
+import dataclasses
 import functools
 import math
 
@@ -170,6 +171,29 @@ def test_a_step_costs_the_same_at_any_place():
     short, long = (module.apply(variables, memory, n, method='init_cache') for n in (8, 4096))
     assert jax.tree.map(jnp.shape, short) == jax.tree.map(jnp.shape, long)
     assert [x.shape[1:] for x in short.histories] == [(2, 8), (1, 8)]
+
+
+@pytest.mark.slow
+def test_a_padded_vocabulary_changes_no_number_and_no_count():
+    padded = dataclasses.replace(TINY, vocab_size=30, vocab_multiple=8)
+    exact = dataclasses.replace(padded, vocab_multiple=1)
+    found = []
+    for config in (padded, exact):
+        module = config.build()
+
+        @jax.jit
+        def run(module=module):
+            source, target = (x % 30 for x in (SOURCE, TARGET))
+            variables = meta.unbox(module.init(jax.random.key(0), source, target))
+            features = module.apply(variables, source, target).features
+            logits = module.apply(variables, features, method='unembed')
+            return logits, variables['params']['output']['scale'].shape
+
+        found.append(run())
+    assert count_parameters(padded) == count_parameters(exact)
+    assert [shape[0] for _, shape in found] == [32, 30]
+    assert np.isfinite(found[0][0]).all()
+    np.testing.assert_allclose(found[0][0], found[1][0], atol=1e-6)
 
 
 def test_the_formula_for_operations_is_what_is_traced():

@@ -1,5 +1,6 @@
 """ELMo: the paper's size, and its equations against torch's convolutions and projected LSTMs."""
 
+import functools
 from dataclasses import replace
 
 import jax
@@ -8,6 +9,7 @@ import numpy as np
 import pytest
 from flax.core import meta
 
+from seqzoo.analysis.flops import traced_flops
 from seqzoo.errors import ConfigError
 from seqzoo.layers.inputs import Tokens
 from seqzoo.layers.recurrent import RecurrentConfig, RecurrentLayer
@@ -17,7 +19,7 @@ from seqzoo.models.elmo import BiLMConfig, BiLMPretrainingConfig, ElmoConfig, Sc
 from seqzoo.models.labeler import LabelerConfig
 
 BYTES, KEY, WORDS = 50, jax.random.key(0), jax.ShapeDtypeStruct((1, 2, 50), jnp.int32)
-WIDE = LSTM(hidden_dim=500)
+WIDE, ABOVE = LSTM(hidden_dim=500), RecurrentConfig(cell=LSTM(hidden_dim=4))
 
 
 def count(config):
@@ -151,6 +153,19 @@ def test_cells_and_projections_stay_within_their_bounds():
         np.testing.assert_allclose(found.features[0, step], h, rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(found.carry['c'][0], c, rtol=1e-5)
     assert min(clipped) > 0
+
+    # Along a direction, by differences; what is clipped has no part in it.
+    @jax.jit
+    def total(variables):
+        return jnp.sum(jnp.sin(5 * layer.apply(variables, x / 8).features))
+
+    direction = jax.tree.map(lambda v: 0.3 * jnp.cos(7 * v), variables)
+    gradient = jax.jit(jax.grad(total))(variables)
+    wanted = sum(map(jnp.vdot, *map(jax.tree.leaves, (gradient, direction))))
+    ends = [jax.tree.map(lambda v, d, e=e: v + e * d, variables, direction) for e in (1e-2, -1e-2)]
+    found = (total(ends[0]) - total(ends[1])) / 2e-2
+    assert abs(wanted) > 1e-2
+    np.testing.assert_allclose(found, wanted, rtol=2e-2)
     with pytest.raises(ConfigError, match='projection_clip'):
         LSTM(hidden_dim=3, projection_clip=3.0)
     with pytest.raises(ConfigError, match='cell_clip'):
@@ -183,7 +198,7 @@ def test_a_frozen_bilm_gets_no_gradient_and_drops_nothing(network):
 def test_what_pretraining_leaves_fits_below_a_labeler():
     small = BiLMConfig.tiny()
     lower = BiLMPretrainingConfig(bilm=small, vocab_size=13)
-    upper = LabelerConfig(encoder=replace(ElmoConfig.tiny(), bilm=small), num_outputs=2)
+    upper = LabelerConfig(encoder=ElmoConfig.tiny(), num_outputs=2, pooling='max')
     assert upper.backbone == ('encoder', 'bilm')
     found = []
     for config in (lower, upper):
@@ -194,6 +209,25 @@ def test_what_pretraining_leaves_fits_below_a_labeler():
         assert part == small
         found.append(jax.tree.map(lambda x: x.shape, meta.unbox(shapes)))
     assert found[0] == found[1]
+
+
+@pytest.mark.parametrize(
+    'config',
+    [BiLMPretrainingConfig.tiny(), replace(ElmoConfig.tiny(), layers=ABOVE)],
+    ids=['bilm', 'elmo'],
+)
+def test_the_formula_counts_the_products_of_the_traced_program(config):
+    module, length = config.build(), 7
+    variables = jax.eval_shape(module.init, KEY, *config.example_inputs())
+    inputs = jax.eval_shape(lambda: config.example_inputs(2, length))
+
+    def forward(module, inputs):
+        features = module(inputs).features
+        return module.unembed(features) if hasattr(module, 'unembed') else features
+
+    run = functools.partial(module.apply, method=forward)
+    traced = traced_flops(run, meta.unbox(variables), *inputs)
+    assert config.flops(2, length).forward == traced
 
 
 @pytest.mark.parametrize(

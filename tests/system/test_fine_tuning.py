@@ -33,6 +33,59 @@ def write_text(folder):
     return folder
 
 
+def small_bilm(where):
+    layers = f'--model.{where}.layers'
+    return [
+        f'--model.{where}.words.embed-dim=4',
+        f'{layers}.num-layers=1',
+        f'{layers}.residual-from=none',
+        f'{layers}.cell.hidden-dim=6',
+        f'{layers}.cell.projection-dim=4',
+    ]
+
+
+@pytest.mark.slow
+def test_an_elmo_is_pre_trained_judges_words_and_stays_as_it_was_below_a_classifier(
+    seqzoo, tmp_path
+):
+    data, first, second = write_text(tmp_path), tmp_path / 'first', tmp_path / 'second'
+    for folder in ('wikitext2', 'rt_polarity'):
+        (tmp_path / folder).mkdir()
+    text = (tmp_path / 'train.txt').read_text()
+    (tmp_path / 'wikitext2/wiki.valid.raw').write_text(text * 3)
+    for name, word in (('neg', 'bad'), ('pos', 'good')):
+        lines = [f'the {word} film , number {i}' for i in range(40)]
+        (tmp_path / f'rt_polarity/rt-polarity.{name}').write_text('\n'.join(lines) + '\n')
+    common = ['--data-dir', data, *TRAINED, '--train.steps=2']
+    trained = seqzoo(
+        *('train', 'elmo_small_wikitext', '--run', first, *common, *small_bilm('bilm')),
+        *('--batch.tokens=160', '--batch.max-length=20'),
+    )
+    assert trained.status == 0, trained.err
+    found = json.loads(seqzoo('evaluate', first, '--data-dir', data, '--json').out)['metrics']
+    assert found['perplexity'] == pytest.approx(np.exp(found['loss']))
+    (tmp_path / 'lines').write_text('the film is unseen\n\n')
+    said = seqzoo('predict', first, '--input', tmp_path / 'lines', '--json-lines').out.splitlines()
+    assert len(json.loads(said[0])['forward']) == len(json.loads(said[0])['backward']) == 4
+    asked = seqzoo('predict', first, '--input', tmp_path / 'lines', '--show-probabilities')
+    assert asked.status == 2
+    assert 'from both ends' in asked.err
+
+    tuned = seqzoo(
+        *('train', 'bilstm_rt_polarity:elmo', '--run', second, *common),
+        *('--pretrained', first, *small_bilm('encoder.bilm'), '--batch.buckets=none'),
+        *('--batch.max-length=12', '--batch.tokens=96', '--model.encoder.layers.cell.hidden-dim=4'),
+    )
+    assert tuned.status == 0, tuned.err
+    assert 'encoder/bilm/forward' in tuned.err
+    before, after = (load_run(run, step='latest').params for run in (first, second))
+    jax.tree.map(np.testing.assert_array_equal, before['bilm'], after['encoder']['bilm'])
+    assert np.any(after['encoder']['mix']['weights'])  # learnt; it began as zeros
+    answers = seqzoo('predict', second, '--input', tmp_path / 'lines').out.split('\n')
+    assert answers[0] in ('negative', 'positive')
+    assert answers[1] == ''
+
+
 @pytest.mark.slow
 def test_a_bert_is_pre_trained_fills_masks_and_is_fine_tuned_on_pairs(seqzoo, tmp_path):
     data, first, second = write_text(tmp_path), tmp_path / 'first', tmp_path / 'second'
@@ -77,6 +130,39 @@ def test_a_bert_is_pre_trained_fills_masks_and_is_fine_tuned_on_pairs(seqzoo, tm
     assert answers[0] in ('0', '1')
     assert answers[1] == ''
     assert seqzoo('evaluate', second, '--data-dir', data).status == 0
+
+
+def write_pairs(folder):
+    """A word, and three: is it among them?"""
+    rng = np.random.default_rng(0)
+    for split, count in (('train', 2000), ('dev', 100), ('test', 200)):
+        table = ['sentence1\tsentence2\tlabel']
+        for number in range(count):
+            word, *others = rng.choice(WORDS, size=4, replace=False)
+            if number % 2:
+                others[rng.integers(3)] = word
+            table.append(f'{word}\t{" ".join(others)}\t{number % 2}')
+        (folder / f'{split}.tsv').write_text('\n'.join(table) + '\n')
+    return folder
+
+
+@pytest.mark.slow
+def test_pairs_are_compared_across_the_mark_between_them(launch, tmp_path):
+    data, run, config = write_pairs(tmp_path), tmp_path / 'run', tmp_path / 'pairs.py'
+    config.write_text(PAIRS)
+    words = [
+        'train', config, '--run', run, '--data-dir', data, '--train.steps=800',
+        '--model.encoder.num-layers=2', '--model.encoder.embed-dim=32',
+        '--model.encoder.num-heads=4', '--model.encoder.max-length=16',
+        '--model.encoder.init-scale=0.15', '--model.encoder.dropout-rate=0',
+        '--model.encoder.attention-dropout-rate=0', '--task.tokenizer.vocab-size=60',
+        '--task.max-length=12', '--batch.tokens=768', '--batch.max-length=12',
+        '--batch.buckets=12', '--schedule.rate=3e-3', '--train.evaluate-every=200',
+    ]  # fmt: skip
+    (trained,) = launch(words, count=1, devices=1).ends()
+    assert trained.status == 0, trained.err
+    evaluation = read_events(run, 'evaluation')[-1]
+    assert evaluation['accuracy'] >= 90  # half of them without comparing
 
 
 @pytest.mark.slow

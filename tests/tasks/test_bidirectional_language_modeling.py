@@ -113,6 +113,8 @@ def test_every_word_is_judged_once_from_either_side(prepared, runtime):
         wanted = -(forward.mean() + backward.mean()) / 2
         assert found['loss'] == pytest.approx(wanted, rel=1e-5)
         assert found['perplexity'] == pytest.approx(np.exp(wanted), rel=1e-5)
+        assert found['forward_perplexity'] == pytest.approx(np.exp(-forward.mean()), rel=1e-5)
+        assert found['backward_perplexity'] == pytest.approx(np.exp(-backward.mean()), rel=1e-5)
 
 
 def test_a_line_is_judged_word_by_word_with_the_bytes_that_were_typed(prepared, runtime):
