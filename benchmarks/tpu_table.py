@@ -3,8 +3,8 @@
 Nothing runs and nothing is allocated: programs are compiled for slices that are not here, by libtpu
 (`pip install 'seqzoo[tpu]'`). A row is a configuration, a list of slices from small to large, and
 the mesh on each; they are tried in this order, and the first that holds the training step is the
-row's result, with what the compiler says of it. Each row is written when it is done, and rows that
-are there are not compiled again, so that the program may be stopped and started at any time.
+row's result, with what the compiler says of it. What is found is written at once, also that a slice
+is too small, and is not compiled again: the program may be stopped and started at any time.
 
     python benchmarks/tpu_table.py                    # all rows that are missing
     python benchmarks/tpu_table.py transformer_base   # rows whose name begins so
@@ -18,7 +18,7 @@ import dataclasses
 import json
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -106,14 +106,22 @@ def _variant(config: str, name: str) -> str:
     return f'{config}:{name}' if name else config
 
 
-def compile_row(row: Row) -> dict[str, Any]:
+def compile_row(
+    row: Row, tried: list[dict[str, Any]], keep: Callable[[list[dict[str, Any]]], None]
+) -> dict[str, Any]:
     """Tries its slices from small to large.
+
+    Args:
+        row: to compile.
+        tried: the slices that are known to be too small.
+        keep: told when there is one more.
 
     Returns:
         The report of the first that holds it, what the smaller ones lacked, and when it was made.
     """
-    tried = []
     for topology, mesh_options in row.slices:
+        if topology in {one['topology'] for one in tried}:
+            continue
         experiment = load_config(row.config, [*row.overrides, *mesh_options])
         slice_ = find_slice(topology)
         print(f'{row.name}: {topology} ...', file=sys.stderr, flush=True)
@@ -123,6 +131,7 @@ def compile_row(row: Row) -> dict[str, Any]:
             )
         except UserError as error:  # rows that the devices do not divide, for example
             tried.append({'topology': topology, 'refused': str(error)})
+            keep(tried)
             continue
         compiled = ahead_of_time.compile_traced(traced, slice_.room)
         found = as_json(report(row.config, experiment, slice_, compiled, [slice_.chips]))
@@ -140,6 +149,7 @@ def compile_row(row: Row) -> dict[str, Any]:
             }
         needed = found['memory']['total']
         tried.append({'topology': topology, 'needs_bytes': needed, 'remedy': found['remedy']})
+        keep(tried)
     return {'name': row.name, 'what': row.what, 'too_small': tried, 'fits': False}
 
 
@@ -156,7 +166,7 @@ def save(found: dict[str, dict[str, Any]]) -> None:
     listed = [found[name] for name in order if name in found]
     for path, text in (
         (JSON, json.dumps({'rows': listed}, indent=1) + '\n'),
-        (MARKDOWN, markdown(listed)),
+        (MARKDOWN, markdown([row for row in listed if 'pending' not in row])),
     ):
         partial = path.with_name(f'.{path.name}.part')
         partial.write_text(text, encoding='utf-8')
@@ -204,6 +214,12 @@ def _smaller(tried: list[dict[str, Any]]) -> str:
     return f'{last["topology"]} would need {last["needs_bytes"] / GIB:.1f} GiB'
 
 
+def _state(found: dict[str, Any] | None) -> str:
+    if found is None:
+        return ''
+    return '  (begun)' if 'pending' in found else '  (done)'
+
+
 def main() -> int:
     """Compiles what is missing."""
     parser = argparse.ArgumentParser(description=(__doc__ or '').split('\n')[0])
@@ -217,13 +233,19 @@ def main() -> int:
     chosen = [row for row in rows() if not given.names or row.name.startswith(tuple(given.names))]
     if given.list:
         for row in chosen:
-            print(f'{row.name}{"  (done)" if row.name in found else ""}')
+            print(f'{row.name}{_state(found.get(row.name))}')
         return 0
-    for row in [] if given.render else chosen:
-        if row.name in found and not given.again:
+    for row in () if given.render else chosen:
+        before = {} if given.again else found.get(row.name, {})
+        if before and 'pending' not in before:
             continue
+
+        def keep(tried: list[dict[str, Any]], row: Row = row) -> None:
+            found[row.name] = {'name': row.name, 'pending': True, 'too_small': tried}
+            save(found)
+
         try:
-            found[row.name] = compile_row(row)
+            found[row.name] = compile_row(row, list(before.get('too_small', [])), keep)
         except UserError as error:
             print(f'{row.name} is left out: {error}', file=sys.stderr)
             continue

@@ -58,7 +58,8 @@ def run(table, monkeypatch, *words):
 def test_it_goes_on_where_it_was_stopped_and_leaves_out_what_is_missing(table, monkeypatch, capsys):
     compiled = []
 
-    def compile_row(row):
+    def compile_row(row, tried, keep):
+        assert tried == []
         if row.name == 'transformer_big':
             raise UserError('there is no such configuration')
         compiled.append(row.name)
@@ -74,6 +75,27 @@ def test_it_goes_on_where_it_was_stopped_and_leaves_out_what_is_missing(table, m
     line = next(x for x in table.MARKDOWN.read_text().splitlines() if 'LSTM large' in x)
     assert '| 65M | 112 x 256 | v5e:2x2 | 4 | fsdp 4 | 8.0 of 16.0 GiB |' in line
     assert 'v5e:1x1 would need 30.0 GiB' in line
+
+
+def test_a_slice_that_is_too_small_is_not_tried_again(table, monkeypatch):
+    def stopped(row, tried, keep):
+        keep([*tried, {'topology': 'v5e:1x1', 'needs_bytes': 30 * 2**30}])
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(table, 'compile_row', stopped)
+    with pytest.raises(KeyboardInterrupt):
+        run(table, monkeypatch, 'transformer_base')
+    assert '| Transformer base' not in table.MARKDOWN.read_text()
+    known = []
+
+    def compile_row(row, tried, keep):
+        known.extend(one['topology'] for one in tried)
+        return fitting(row)
+
+    monkeypatch.setattr(table, 'compile_row', compile_row)
+    run(table, monkeypatch, 'transformer_base')
+    assert known == ['v5e:1x1']
+    assert '| Transformer base' in table.MARKDOWN.read_text()
 
 
 def test_what_no_slice_holds_is_said(table):
