@@ -75,8 +75,8 @@ def _next(measured: dict[int, int], room: int, low: int, high: int) -> int:
     guess = low + 1 if slope <= 0 else int(first + (room - measured[first]) / slope)
     if guess <= low and high - low > 2 and high in measured:
         guess = low + max(1, (high - low) // 8)
-    # One step of more than fourfold is further than a line can be trusted.
-    return max(low + 1, min(guess, high - 1, 4 * low if low else high - 1))
+    # One step of more than sixteenfold is further than a line can be trusted.
+    return max(low + 1, min(guess, high - 1, 16 * low if low else high - 1))
 
 
 def fit_batch(
