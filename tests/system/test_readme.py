@@ -47,6 +47,25 @@ def test_pictures_and_files_that_it_shows_exist():
     assert all((ROOT / link).exists() for link in links)
 
 
+def test_every_command_and_configuration_that_the_text_names_exists():
+    from seqzoo.__main__ import COMMANDS
+    from seqzoo.configuration import config_names, find_config, variants
+
+    text = re.sub(r'```.*?```', '', README, flags=re.DOTALL)
+    inline = [' '.join(part.split()) for part in re.findall(r'`([^`]+)`', text)]
+    asked = [words.split()[1] for words in inline if words.startswith('seqzoo ')]
+    assert len(asked) > 8
+    assert set(asked) <= {name.split()[0] for name in COMMANDS}
+    configs, named = set(config_names()), 0
+    for word in (word for words in inline for word in words.split()):
+        name, _, variant = word.partition(':')
+        if name in configs:
+            assert not variant or variant in variants(find_config(name)), word
+            named += 1
+        assert name in configs or not re.fullmatch(r'(lstm|gpt|bert|tcn|bilstm)_\w+', name), word
+    assert named > 25
+
+
 def small_archives(folder):
     """Files laid out as the real WMT archives, where a download would put them."""
     spec = importlib.util.spec_from_file_location('wmt_archives', ROOT / 'tests/data/test_wmt.py')
