@@ -79,9 +79,30 @@ def experiment() -> Experiment:
         ),
         decode=Decoding(method='sample', top_p=0.9, extra_length=200),
         published=Published(
-            paper='Brown et al. 2020', result='perplexity 20.5, Penn Treebank, zero-shot'
+            paper='Brown et al. 2020',
+            result='perplexity 20.5, Penn Treebank, zero-shot',
+            parameters='175.0B',
+            tokens=300_000_000_000,
+            difference='table D.1 of the same paper counts 174,600M',
         ),
     )
+
+
+# Table 2.1, and where table D.1 of the same paper says otherwise. Of XL it also misprints the heads:
+# 24 of 128 would be 3,072 wide instead of 2,048, and its count has 16.
+PRINTED = {
+    '125M': ('125M', ''),
+    '356M': ('350M', 'table D.1 of the same paper counts 356M'),
+    '760M': ('760M', ''),
+    '1.3B': ('1.3B', ''),
+    '2.7B': ('2.7B', ''),
+    '6.7B': ('6.7B', ''),
+    '13B': (
+        '13.0B',
+        'table 2.1 prints a width of 5140, which is not 40 heads of 128; table D.1 counts 12,850M, '
+        'which a width of 5120 has',
+    ),
+}
 
 
 def size(
@@ -95,7 +116,13 @@ def size(
         'schedule': schedule(rows, peak),
         'batch': batch(rows),
         'train.steps': steps(rows),
-        'published': Published(paper='Brown et al. 2020', result=''),
+        'published': Published(
+            paper='Brown et al. 2020',
+            source='verified',
+            parameters=PRINTED[name][0],
+            tokens=300_000_000_000,
+            difference=PRINTED[name][1],
+        ),
     }
 
 

@@ -253,6 +253,6 @@ def _cells(row: AuditRow) -> list[str]:
         f'{row.petaflop_days:.3g} ({row.rule_petaflop_days:.3g})',
         f'{published.tokens or row.tokens:.2e}',
         f'{row.peak:.3g}',
-        f'{published.paper}: {published.result}' if published.paper else '',
+        ': '.join(filter(None, [published.paper, published.result])),
         published.source if published.paper else '',
     ]
