@@ -88,7 +88,7 @@ def experiment() -> Experiment:
     )
 
 
-# Table 2.1, and where table D.1 of the same paper says otherwise. Of XL it also misprints the heads:
+# Table 2.1, and where table D.1 of the same paper says otherwise. Of XL it misprints the heads too:
 # 24 of 128 would be 3,072 wide instead of 2,048, and its count has 16.
 PRINTED = {
     '125M': ('125M', ''),
