@@ -264,9 +264,8 @@ class GPT(nn.Module):
         if c.positions == 'learned':
             self.positions = LearnedPositions(c.max_length, c.embed_dim, normal)
         self.embedding_dropout = Dropout(c.dropout_rate)
-        one = (
-            LayerGroup(tuple(map(CausalLayer, kinds))) if len(kinds) > 1 else CausalLayer(kinds[0])
-        )
+        layers = [CausalLayer(kind) for kind in kinds]
+        one = LayerGroup(tuple(layers)) if len(layers) > 1 else layers[0]
         self.decoder = Stack(one, c.num_layers // len(kinds), c.scan_layers, c.remat)
         if c.norm == 'pre':
             self.decoder_norm = LayerNorm(c.norm_epsilon, c.norm_bias)
