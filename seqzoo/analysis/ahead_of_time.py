@@ -1,15 +1,15 @@
 """The real programs of an experiment, compiled for devices that are not here.
 
-The state and the batch are shapes, never arrays: 175 billion parameters take no memory. The step is
-that of `training/step.py` through `parallel/compile.py`, the search that of `Task.predict`; sizes
-that only the data knows are the task's nominal ones.
+The state and the batch are shapes, never arrays: 175 billion parameters take no memory. The step
+is that of `training/program.py` through `parallel/compile.py`, the search that of `Task.predict`;
+sizes that only the data knows are the nominal ones of the task.
 """
 
 import math
 import re
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
@@ -23,9 +23,9 @@ from seqzoo.experiment import Experiment
 from seqzoo.models.base import ModelConfig
 from seqzoo.parallel.compile import compile_for_rows, compile_train_step
 from seqzoo.parallel.mesh import row_shards, rows_sharding
-from seqzoo.training.lengths import refuse_uneven_lengths
+from seqzoo.parallel.rows import RowShare
+from seqzoo.training.program import build_program
 from seqzoo.training.state import StateFactory
-from seqzoo.training.step import make_train_step
 
 _UNITS = {'': 1, 'K': 2**10, 'M': 2**20, 'G': 2**30, 'T': 2**40}
 _EXCEEDS = re.compile(r'\(([\d.]+)([KMGT]?)\) exceeds available HBM')
@@ -127,38 +127,21 @@ def trace_step(experiment: Experiment, mesh: Mesh, length: int | None = None) ->
             'strategy pmap finds its devices by itself and cannot be compiled ahead of time; take '
             '--strategy shard_map, which runs the same program on every device.'
         )
-    refuse_uneven_lengths(experiment.batch, mesh)
-    task, config = experiment.task, experiment.train
+    plan = experiment.task.nominal_plan(experiment.batch)
     model_config = experiment.nominal_model()
-    model, transformation = model_config.build(), experiment.optimizer.build()
-    plan = task.nominal_plan(experiment.batch)
-    multiple = row_shards(mesh) * config.accumulation
-    factory = StateFactory(
-        model_config,
-        model,
-        transformation,
-        mesh,
-        experiment.seed,
-        first_carry=lambda: task.first_carry(model, plan, row_multiple=multiple),
-    )
-    state = factory.abstract()
-    shapes = plan.shapes
-    index = _chosen([shape.target_length for shape in shapes], length)
-    specs = task.batch_specs(plan, row_multiple=multiple, process_count=1)[index]
+    resolved = replace(experiment, model=model_config)
+    # The devices belong to no process here: the batch is whole.
+    program = build_program(resolved, plan, mesh, share=RowShare(index=0, count=1))
+    state, lengths = program.factory.abstract(), [shape.target_length for shape in plan.shapes]
+    index = _chosen(lengths, length)
+    specs = program.specs[index]
     batch = _abstract(specs, mesh)
     step = compile_train_step(
-        make_train_step(
-            task,
-            model,
-            transformation,
-            experiment.schedule.build(plan.steps_per_epoch),
-            config.accumulation,
-            config.max_gradient_norm,
-        ),
+        program.step,
         mesh,
-        factory.shardings(),
+        program.factory.shardings(),
         strategy=experiment.strategy,
-        deterministic=config.deterministic,
+        deterministic=experiment.train.deterministic,
     )
     held = {
         'parameters': held_bytes(state.params),
@@ -172,7 +155,7 @@ def trace_step(experiment: Experiment, mesh: Mesh, length: int | None = None) ->
         lowered=step.lower(state, batch),  # type: ignore[attr-defined]
         model=model_config,
         rows=rows,
-        length=shapes[index].target_length,
+        length=lengths[index],
         held={name: size for name, size in held.items() if size or name == 'parameters'},
         mesh=mesh,
     )

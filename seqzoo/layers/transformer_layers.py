@@ -53,9 +53,8 @@ class LayerConfig:
         attention_implementation: see `dot_product_attention`.
         mlp_bias: biases in the feed-forward layer.
         norm_bias: biases in layer normalisation.
-        kernel_init: how kernels start, where `kernel_std` does not say it; `None`: Glorot uniform.
-        kernel_std: kernels start normal with this standard deviation.
-        residual_kernel_std: the same of the kernels whose products enter the residual stream.
+        kernel_init: how kernels start; `None`: Glorot uniform.
+        output_init: how those start whose products enter the residual stream; `None`: alike.
         parallel_residual: both sublayers of a causal layer read the same stream; needs `'pre'`.
         rotary: position embedding of queries and keys in causal layers.
         band: how many keys a query of a causal layer sees; `None`: all before it.
@@ -78,8 +77,7 @@ class LayerConfig:
     mlp_bias: bool = True
     norm_bias: bool = True
     kernel_init: nn.initializers.Initializer | None = None
-    kernel_std: float | None = None
-    residual_kernel_std: float | None = None
+    output_init: nn.initializers.Initializer | None = None
     parallel_residual: bool = False
     rotary: Rotary | None = None
     band: int | None = None
@@ -306,8 +304,8 @@ def _attention(c: LayerConfig) -> MultiHeadAttention:
         dtype=c.dtype,
         rotary=c.rotary,
         band=c.band,
-        kernel_init=_start(c, c.kernel_std),
-        output_init=_start(c, c.residual_kernel_std),
+        kernel_init=c.kernel_init,
+        output_init=c.output_init or c.kernel_init,
     )
 
 
@@ -318,10 +316,6 @@ def _feed_forward(c: LayerConfig) -> FeedForward:
         c.mlp_dropout_rate,
         c.dtype,
         use_bias=c.mlp_bias,
-        kernel_init=_start(c, c.kernel_std),
-        output_init=_start(c, c.residual_kernel_std),
+        kernel_init=c.kernel_init,
+        output_init=c.output_init or c.kernel_init,
     )
-
-
-def _start(c: LayerConfig, std: float | None) -> nn.initializers.Initializer | None:
-    return c.kernel_init if std is None else nn.initializers.normal(std)

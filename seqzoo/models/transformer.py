@@ -273,7 +273,7 @@ class Transformer(nn.Module):
         x = self._embed(target, target_segments, target_positions, train, side='target')
         if source_segments is not None and target_segments is None:
             target_segments = jnp.ones_like(target)
-        context = Context(target_segments, memory, source_segments, train)
+        context = Context(target_segments, memory, source_segments, train=train)
         features = self._finish_decoder(self.decoder(x, context))
         if self.is_initializing():
             self.unembed(features)  # creates the parameters that only the logits use

@@ -76,7 +76,7 @@ def paired_bootstrap(
     check_corpus(baseline, references)
     if samples < 1:
         raise UserError(f'{samples} samples compare nothing; take 1,000')
-    from sacrebleu.significance import PairedTest
+    from sacrebleu.significance import PairedTest, Result
 
     own, wanted = scorer.prepared(system, references)
     other, _ = scorer.prepared(baseline, references[:0])
@@ -91,6 +91,11 @@ def paired_bootstrap(
     signatures, found = test()
     ((key, signature),) = signatures.items()
     first, second = found[key]
+    assert isinstance(first, Result)
+    assert isinstance(second, Result)
+    assert first.ci is not None
+    assert second.ci is not None
+    assert second.p_value is not None
     text = str(signature).replace('tok:none', f'tok:{scorer.tokenization or "none"}')
     return PairedComparison(
         name=scorer.name,

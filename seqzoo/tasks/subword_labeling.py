@@ -138,13 +138,7 @@ class ReadsPieces(LabelingTask):
         def learnt(examples: Mapping[str, Any]) -> Mapping[str, Any]:
             return {**self.learn(examples['train']), _TOKENIZER: tokenizer}
 
-        return self.tabulated(
-            ('train', 'dev'),
-            options['data_dir'],
-            learnt,
-            True,
-            options.get('announce', lambda text: None),
-        )
+        return self.tabulated(('train', 'dev'), data_dir, learnt, True, announce)
 
     def prepared(self, learnt: Mapping[str, Any], splits: Mapping[str, Columns]) -> PreparedColumns:
         return PreparedPieces(learnt, splits)

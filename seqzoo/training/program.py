@@ -15,6 +15,7 @@ from seqzoo.experiment import Experiment
 from seqzoo.parallel.mesh import row_shards
 from seqzoo.parallel.rows import RowShare, row_share
 from seqzoo.tasks.base import Prepared
+from seqzoo.training.lengths import refuse_uneven_lengths
 from seqzoo.training.state import StateFactory
 from seqzoo.training.step import make_train_step
 
@@ -63,12 +64,21 @@ class Program:
         )
 
 
-def build_program(experiment: Experiment, plan: Any, mesh: Mesh) -> Program:
+def build_program(
+    experiment: Experiment, plan: Any, mesh: Mesh, share: RowShare | None = None
+) -> Program:
     """The step of an experiment whose open sizes are resolved.
 
+    Args:
+        experiment: that is run.
+        plan: of its training batches.
+        mesh: where it runs.
+        share: which rows this process provides; `None`: those of its devices.
+
     Raises:
-        UserError: the plan's rows cannot be laid over the mesh.
+        UserError: the plan's rows or lengths cannot be laid over the mesh.
     """
+    refuse_uneven_lengths(experiment.batch, mesh)
     task, config = experiment.task, experiment.train
     model, transformation = experiment.model.build(), experiment.optimizer.build()
     row_multiple = row_shards(mesh) * config.accumulation
@@ -85,6 +95,7 @@ def build_program(experiment: Experiment, plan: Any, mesh: Mesh) -> Program:
         config.accumulation,
         config.max_gradient_norm,
     )
+    share = row_share(mesh) if share is None else share
     return Program(
-        experiment, plan, mesh, model, transformation, factory, step, row_multiple, row_share(mesh)
+        experiment, plan, mesh, model, transformation, factory, step, row_multiple, share
     )

@@ -25,6 +25,7 @@ from flax import linen as nn
 from flax.core import meta
 
 import seqzoo.models
+from seqzoo.layers.dropout import Dropout
 from seqzoo.models.base import (
     CausalLM,
     EncoderConfig,
@@ -69,6 +70,7 @@ def checks_for(config: ModelConfig, *, slow: bool = False) -> list[Check]:
         every_parameter_names_its_axes,
         a_finite_gradient_reaches_every_parameter,
         dropout_acts_only_when_training,
+        every_dropout_hears_that_the_model_trains,
         bfloat16_computes_near_float32_with_float32_parameters_and_logits,
         unrolled_layers_equal_scanned_ones_on_the_same_parameters,
         rematerialised_gradients_equal_plain_ones,
@@ -220,6 +222,22 @@ def dropout_acts_only_when_training(config: ModelConfig) -> None:
     if without_dropout(config) != config:
         trained = logits_of(config, variables, *inputs, train=True)
         assert np.abs(trained - plain).max() > 1e-3, 'train=True drops nothing'
+
+
+def every_dropout_hears_that_the_model_trains(config: ModelConfig) -> None:
+    def listen(call: Any, args: Any, kwargs: Any, context: nn.module.InterceptorContext) -> Any:
+        if isinstance(context.module, Dropout) and context.method_name == '__call__':
+            train = kwargs['train'] if 'train' in kwargs else args[1]
+            assert train is True, f'{"/".join(context.module.path)} is told train={train}'
+        return call(*args, **kwargs)
+
+    def trained(variables: Any, *inputs: Any) -> Any:
+        rngs = {'dropout': jax.random.key(1)}
+        return config.build().apply(variables, *inputs, train=True, rngs=rngs)
+
+    inputs, variables = config.example_inputs(BATCH, LENGTH), variables_of(config)
+    with nn.intercept_methods(listen):
+        jax.eval_shape(trained, variables, *inputs)
 
 
 def bfloat16_computes_near_float32_with_float32_parameters_and_logits(config: ModelConfig) -> None:

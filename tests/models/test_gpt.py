@@ -97,9 +97,8 @@ def test_operations_by_formula_are_those_of_the_traced_program(config):
 def test_residual_kernels_start_smaller_the_deeper_the_network():
     config = dataclasses.replace(TINY, embed_dim=64, mlp_dim=256, num_layers=8)
     for deep in (config, dataclasses.replace(config, residual_init_std=0.005)):
-        (layer, _) = deep.layers()
-        assert (layer.kernel_std, layer.residual_kernel_std) == (0.02, 0.005)
-    module = CausalLayer(layer)
+        assert (deep.init_std, deep.residual_std) == (0.02, 0.005)
+    module = CausalLayer(config.layers()[0])
     x = jnp.zeros((1, 2, 64))
     tree = meta.unbox(jax.jit(module.init)(jax.random.key(0), x, Context()))['params']
     for kernel in (tree['self_attention']['output'], tree['feed_forward']['down']):
