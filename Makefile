@@ -9,7 +9,7 @@ PYTEST = $(VENV)/bin/python -m pytest -n $(WORKERS)
 SEQZOO = $(VENV)/bin/seqzoo
 
 .DEFAULT_GOAL := help
-.PHONY: help install install-parity demo test test-all test-slow lint format lock clean
+.PHONY: help install install-parity demo test test-all test-slow test-tpu lint format lock clean
 
 help:  ## list what there is
 	@grep -hE '^[a-z-]+:.*## ' Makefile | sed -e 's/:.*## /|/' | \
@@ -32,10 +32,16 @@ demo: install  ## train English numbers to German ones, then score, translate an
 	$(SEQZOO) plot $(RUN)
 
 test: install  ## the tests, without the slow ones (under 10 minutes on 2 cores)
-	$(PYTEST) -m 'not slow' $(TESTS)
+	$(PYTEST) -m 'not slow and not tpu' $(TESTS)
 
 test-slow: install  ## only the slow ones
-	$(PYTEST) -m slow $(TESTS)
+	$(PYTEST) -m 'slow and not tpu' $(TESTS)
+
+test-tpu: install  ## compile every model family for a TPU slice, which needs no TPU
+	@minor=$$($(VENV)/bin/python -c 'import sys; print("%d%d" % sys.version_info[:2])'); \
+	  $(VENV)/bin/python -m pip --disable-pip-version-check install --quiet --require-hashes \
+	  --no-deps -r requirements/py$$minor-tpu.txt
+	SEQZOO_REQUIRE_TPU_COMPILER=1 $(PYTEST) -m tpu tests/tpu $(TESTS)
 
 test-all: install  ## all of them
 	$(PYTEST) $(TESTS)
