@@ -38,10 +38,9 @@ test-slow: install  ## only the slow ones
 	$(PYTEST) -m 'slow and not tpu' $(TESTS)
 
 test-tpu: install  ## compile every model family for a TPU slice, which needs no TPU
-	@minor=$$($(VENV)/bin/python -c 'import sys; print("%d%d" % sys.version_info[:2])'); \
-	  $(VENV)/bin/python -m pip --disable-pip-version-check install --quiet --require-hashes \
-	  --no-deps -r requirements/py$$minor-tpu.txt
-	SEQZOO_REQUIRE_TPU_COMPILER=1 $(PYTEST) -m tpu tests/tpu $(TESTS)
+	@$(VENV)/bin/python requirements/tpu_compiler.py $(VENV)/libtpu
+	SEQZOO_REQUIRE_TPU_COMPILER=1 PYTHONPATH=$(CURDIR)/$(VENV)/libtpu \
+	  $(PYTEST) -m tpu tests/tpu $(TESTS)
 
 test-all: install  ## all of them
 	$(PYTEST) $(TESTS)
