@@ -230,7 +230,8 @@ def draw(found: dict[str, Any], path: Path) -> None:
         for row in members:
             index = FAMILIES.index(row['family'])
             steps, losses = zip(*row['curve'], strict=True) if row['curve'] else ((), ())
-            panel.plot(steps, losses, label=row['family'], color=drawing.COLORS[index])
+            style = {'color': drawing.COLORS[index], 'marker': 'o', 'markersize': 3}
+            panel.plot(steps, losses, label=row['family'], **style)
         level = next((m['test']['baseline'] for m in members if 'baseline' in m['test']), None)
         if level is not None:
             panel.axhline(level, color='0.4', linestyle='--', linewidth=1, label='without memory')
