@@ -19,6 +19,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from seqzoo.errors import ConfigError
+from seqzoo.layers.checks import check_rates
 from seqzoo.layers.convolution import Rows, SequenceConvolution, history
 from seqzoo.layers.dropout import Dropout
 from seqzoo.layers.linear import Linear
@@ -57,8 +58,7 @@ class DilatedConfig:
             raise ConfigError(f'dilations are {self.dilations}: give one or more, of at least 1')
         if self.unit not in ('relu', 'multiplicative'):
             raise ConfigError(f'unit is {self.unit!r}: choose relu or multiplicative')
-        if not 0.0 <= self.dropout_rate < 1.0:
-            raise ConfigError(f'dropout_rate is {self.dropout_rate}: a rate lies in [0, 1)')
+        check_rates(self, 'dropout_rate')
 
     @property
     def stream_dim(self) -> int:

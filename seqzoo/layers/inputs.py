@@ -22,6 +22,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from seqzoo.errors import ConfigError
+from seqzoo.layers.checks import check_rates, check_sizes
 from seqzoo.layers.convolution import Convolution
 from seqzoo.layers.embedding import Embedding
 from seqzoo.layers.linear import Linear
@@ -80,14 +81,6 @@ def embed(module: nn.Module, inputs: Any, segments: jax.Array | None, train: boo
     return x if segments is None else jnp.where(segments[..., None] > 0, x, 0)
 
 
-def check_sizes(config: Any, *names: str) -> None:
-    """Raises `ConfigError` if one of these fields of a configuration is below 1."""
-    for name in names:
-        size = getattr(config, name)
-        if size is not None and size < 1:
-            raise ConfigError(f'{name} is {size}: give at least 1')
-
-
 @dataclass(frozen=True, kw_only=True)
 class Tokens(Inputs):
     """A table of one vector for each token.
@@ -107,10 +100,7 @@ class Tokens(Inputs):
     def __post_init__(self) -> None:
         """Checks the values."""
         check_sizes(self, 'vocab_size', 'vocab_multiple', 'embed_dim')
-        if not 0.0 <= self.token_dropout_rate < 1.0:
-            raise ConfigError(
-                f'token_dropout_rate is {self.token_dropout_rate}: a rate lies in [0, 1)'
-            )
+        check_rates(self, 'token_dropout_rate')
 
     @property
     def output_dim(self) -> int:

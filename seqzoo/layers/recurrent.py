@@ -20,6 +20,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from seqzoo.errors import ConfigError
+from seqzoo.layers.checks import check_rates
 from seqzoo.layers.recurrent_cells import Cell, Weight
 from seqzoo.layers.recurrent_dropout import drop_connect, drop_features, feature_mask
 from seqzoo.layers.time_scan import Carry, Control, boundaries, in_chunks, time_scan
@@ -223,12 +224,11 @@ class RecurrentConfig:
                 f'bidirectional_layers is {self.bidirectional_layers} but directions is '
                 f'{self.directions}: choose concatenated or summed'
             )
-        for name in (
+        check_rates(
+            self,
             *('input_dropout_rate', 'dropout_rate', 'output_dropout_rate'),
             *('recurrent_dropout_rate', 'weight_drop_rate'),
-        ):
-            if not 0.0 <= getattr(self, name) < 1.0:
-                raise ConfigError(f'{name} is {getattr(self, name)}: a rate lies in [0, 1)')
+        )
         for name in ('remat_steps', 'unroll'):
             value = getattr(self, name)
             if value is not None and value < (name == 'unroll'):

@@ -18,10 +18,11 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from seqzoo.errors import ConfigError
+from seqzoo.layers.checks import check_sizes
 from seqzoo.layers.convolution import Convolution
 from seqzoo.layers.embedding import Embedding
 from seqzoo.layers.highway import Highway
-from seqzoo.layers.inputs import Inputs, check_sizes, refuse_open
+from seqzoo.layers.inputs import Inputs, refuse_open
 from seqzoo.layers.linear import Linear
 
 

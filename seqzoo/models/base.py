@@ -13,6 +13,7 @@ import jax
 from flax import linen as nn
 
 from seqzoo.errors import ConfigError as ConfigError  # models raise it; it is offered here too
+from seqzoo.layers.checks import check_sizes
 from seqzoo.models.flops import Flops
 
 Memory = Any  # what an encoder hands to its decoder: a pytree of arrays, the batch leading
@@ -262,8 +263,7 @@ class LabelingConfig(ModelConfig):
     per: Literal['sequence', 'step'] = 'sequence'
 
     def __post_init__(self) -> None:
-        if self.num_outputs is not None and self.num_outputs < 1:
-            raise ConfigError(f'num_outputs is {self.num_outputs}: give at least 1')
+        check_sizes(self, 'num_outputs')
         if self.per not in ('sequence', 'step'):
             raise ConfigError(f'per is {self.per!r}: choose sequence or step')
 

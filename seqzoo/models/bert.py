@@ -35,6 +35,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from seqzoo.layers.attention import Implementation
+from seqzoo.layers.checks import check_attention_dropout, check_heads, check_rates, check_sizes
 from seqzoo.layers.dropout import Dropout
 from seqzoo.layers.embedding import Embedding, logit_bias
 from seqzoo.layers.feedforward import ACTIVATIONS, Activation
@@ -110,25 +111,12 @@ class BertConfig(EncoderConfig):
     def __post_init__(self) -> None:
         """Checks the values."""
         sizes = ('max_length', 'num_token_types', 'num_layers', 'embed_dim', 'num_heads')
-        for name in (*sizes, 'vocab_multiple', 'vocab_size', 'mlp_dim'):
-            size = getattr(self, name)
-            if size is not None and size < 1:
-                raise ConfigError(f'{name} is {size}: give at least 1')
-        for name in ('dropout_rate', 'attention_dropout_rate'):
-            if not 0.0 <= getattr(self, name) < 1.0:
-                raise ConfigError(f'{name} is {getattr(self, name)}: a rate lies in [0, 1)')
-        if self.embed_dim % self.num_heads:
-            raise ConfigError(
-                f'embed_dim {self.embed_dim} is not a multiple of num_heads {self.num_heads}: '
-                'change one of them'
-            )
+        check_sizes(self, *sizes, 'vocab_multiple', 'vocab_size', 'mlp_dim')
+        check_rates(self, 'dropout_rate', 'attention_dropout_rate')
+        check_heads(self)
         if not self.init_scale > 0:
             raise ConfigError(f'init_scale is {self.init_scale}: give a number above 0')
-        if self.attention_dropout_rate and self.attention_implementation in ('splash', 'cudnn'):
-            raise ConfigError(
-                f'attention_implementation {self.attention_implementation!r} cannot drop attention '
-                "weights: set attention_dropout_rate to 0 or attention_implementation to 'auto'"
-            )
+        check_attention_dropout(self)
 
     @property
     def features_dim(self) -> int:

@@ -24,6 +24,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from seqzoo.layers.checks import check_rates, check_sizes
 from seqzoo.layers.convolution import Rows
 from seqzoo.layers.dilated_blocks import DilatedConfig, DilatedContext, DilatedSet
 from seqzoo.layers.dropout import Dropout
@@ -66,7 +67,8 @@ class ByteNetLMConfig(ModelConfig):
 
     def __post_init__(self) -> None:
         """Checks the values."""
-        _check(self, 'vocab_size', 'vocab_multiple')
+        check_sizes(self, 'vocab_size', 'vocab_multiple')
+        check_rates(self, 'dropout_rate')
 
     def build(self) -> 'ByteNetLM':
         """The module. Raises `ConfigError` while `vocab_size` is open."""
@@ -105,15 +107,6 @@ def blocks_flops(config: DilatedConfig, tokens: int) -> Flops:
     own = matmul_flops(tokens, inner, config.window * hidden)
     around = 2 * matmul_flops(tokens, config.stream_dim, hidden)
     return len(config.dilations) * config.num_sets * Flops(convolution=own, feed_forward=around)
-
-
-def _check(config: Any, *sizes: str) -> None:
-    for name in sizes:
-        size = getattr(config, name)
-        if size is not None and size < 1:
-            raise ConfigError(f'{name} is {size}: give at least 1')
-    if not 0.0 <= config.dropout_rate < 1.0:
-        raise ConfigError(f'dropout_rate is {config.dropout_rate}: a rate lies in [0, 1)')
 
 
 def _known_vocabulary(config: Any) -> int:
@@ -219,7 +212,8 @@ class ByteNetConfig(ModelConfig):
 
     def __post_init__(self) -> None:
         """Checks the values."""
-        _check(self, 'vocab_size', 'source_vocab_size', 'vocab_multiple')
+        check_sizes(self, 'vocab_size', 'source_vocab_size', 'vocab_multiple')
+        check_rates(self, 'dropout_rate')
         if self.unfold_factor < 1 or self.unfold_extra < 0:
             raise ConfigError(
                 f'unfold_factor is {self.unfold_factor} and unfold_extra {self.unfold_extra}: the '

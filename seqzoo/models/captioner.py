@@ -24,6 +24,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from seqzoo.layers.checks import check_rates, check_sizes
 from seqzoo.layers.convolution import Convolution
 from seqzoo.layers.dropout import Dropout
 from seqzoo.layers.embedding import Embedding
@@ -86,10 +87,7 @@ class CaptionerConfig(ModelConfig):
         for name in ('channels', 'strides'):
             if min(getattr(self, name)) < 1:
                 raise ConfigError(f'{name} is {getattr(self, name)}: all must be at least 1')
-        for name in ('vocab_size', 'image_size', 'embed_dim', 'num_layers', 'attention_dim'):
-            size = getattr(self, name)
-            if size is not None and size < 1:
-                raise ConfigError(f'{name} must be at least 1, not {size}')
+        check_sizes(self, 'vocab_size', 'image_size', 'embed_dim', 'num_layers', 'attention_dim')
         if self.attention not in ('additive', 'none'):
             raise ConfigError(f"attention is {self.attention!r}: choose 'additive' or 'none'")
         if self.attention != 'none' and self.num_layers > 1:
@@ -97,8 +95,7 @@ class CaptionerConfig(ModelConfig):
                 f'num_layers is {self.num_layers}, but a captioner that attends has one: set '
                 "num_layers to 1 or attention to 'none'"
             )
-        if not 0.0 <= self.dropout_rate < 1.0:
-            raise ConfigError(f'dropout_rate must lie in [0, 1), not {self.dropout_rate}')
+        check_rates(self, 'dropout_rate')
 
     @property
     def map_size(self) -> int:

@@ -32,6 +32,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from seqzoo.layers.checks import check_rates, check_sizes
 from seqzoo.layers.convolution import Rows, history, rows_of
 from seqzoo.layers.dropout import Dropout
 from seqzoo.layers.embedding import Embedding, logit_bias
@@ -91,13 +92,8 @@ class ConvS2SConfig(ModelConfig):
 
     def __post_init__(self) -> None:
         """Checks the values."""
-        for name in ('embed_dim', 'max_length', 'vocab_multiple'):
-            if getattr(self, name) < 1:
-                raise ConfigError(f'{name} must be at least 1, not {getattr(self, name)}')
-        for name in ('vocab_size', 'source_vocab_size'):
-            size = getattr(self, name)
-            if size is not None and size < 1:
-                raise ConfigError(f'{name} must be at least 1 or None, not {size}')
+        check_sizes(self, 'embed_dim', 'max_length', 'vocab_multiple')
+        check_sizes(self, 'vocab_size', 'source_vocab_size')
         for side, layers in (('', self.encoder_layers), ('decoder_', self.decoder_layers)):
             widths, windows = layers
             if not widths or len(widths) != len(windows) or min(*widths, *windows) < 1:
@@ -110,8 +106,7 @@ class ConvS2SConfig(ModelConfig):
                 f'windows {self.windows}: the encoder looks equally far to both sides; choose odd '
                 'ones'
             )
-        if not 0.0 <= self.dropout_rate < 1.0:
-            raise ConfigError(f'dropout_rate must lie in [0, 1), not {self.dropout_rate}')
+        check_rates(self, 'dropout_rate')
         if self.tie == 'all' and self.source_vocab_size not in (None, self.vocab_size):
             raise ConfigError(
                 f"tie 'all' shares one table, but source_vocab_size {self.source_vocab_size} "

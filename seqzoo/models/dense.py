@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from seqzoo.layers.checks import check_rates
 from seqzoo.layers.dropout import Dropout
 from seqzoo.layers.inputs import Inputs, Tokens, embed
 from seqzoo.layers.linear import Linear
@@ -48,8 +49,7 @@ class DenseConfig(LabelingConfig):
         super().__post_init__()
         if self.max_length < 1 or any(width < 1 for width in self.hidden_dims):
             raise ConfigError('max_length and every width in hidden_dims must be at least 1')
-        if not 0.0 <= self.dropout_rate < 1.0:
-            raise ConfigError(f'dropout_rate is {self.dropout_rate}: a rate lies in [0, 1)')
+        check_rates(self, 'dropout_rate')
 
     def build(self) -> 'Dense':
         """The module. Raises `ConfigError` while a size is open."""

@@ -27,6 +27,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from seqzoo.layers.checks import check_rates
 from seqzoo.layers.dropout import Dropout
 from seqzoo.layers.embedding import logit_bias
 from seqzoo.layers.inputs import Inputs, Tokens, embed
@@ -269,10 +270,7 @@ class ElmoConfig(EncoderConfig):
 
     def __post_init__(self) -> None:
         """Checks the values."""
-        if not 0.0 <= self.elmo_dropout_rate < 1.0:
-            raise ConfigError(
-                f'elmo_dropout_rate is {self.elmo_dropout_rate}: a rate lies in [0, 1)'
-            )
+        check_rates(self, 'elmo_dropout_rate')
 
     @property
     def read_dim(self) -> int:

@@ -37,6 +37,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from seqzoo.layers.attention import Implementation
+from seqzoo.layers.checks import check_attention_dropout, check_heads, check_rates, check_sizes
 from seqzoo.layers.dropout import Dropout
 from seqzoo.layers.embedding import Embedding
 from seqzoo.layers.feedforward import Activation
@@ -125,18 +126,10 @@ class GPTConfig(ModelConfig):
 
     def __post_init__(self) -> None:
         sizes = ('num_layers', 'embed_dim', 'num_heads', 'max_length', 'vocab_multiple')
-        for name in (*sizes, 'mlp_dim', 'head_dim', 'vocab_size'):
-            size = getattr(self, name)
-            if size is not None and size < 1:
-                raise ConfigError(f'{name} is {size}: give at least 1')
-        for name in ('dropout_rate', 'attention_dropout_rate'):
-            if not 0.0 <= getattr(self, name) < 1.0:
-                raise ConfigError(f'{name} is {getattr(self, name)}: a rate lies in [0, 1)')
-        if self.head_dim is None and self.embed_dim % self.num_heads:
-            raise ConfigError(
-                f'embed_dim {self.embed_dim} is not a multiple of num_heads {self.num_heads}: '
-                'change one of them, or set head_dim'
-            )
+        check_sizes(self, *sizes, 'mlp_dim', 'head_dim', 'vocab_size')
+        check_rates(self, 'dropout_rate', 'attention_dropout_rate')
+        if self.head_dim is None:
+            check_heads(self, 'head_dim')
         bands = self.attention_bands
         if not bands or min(bands) < 0:
             raise ConfigError(
@@ -155,11 +148,7 @@ class GPTConfig(ModelConfig):
                 f'rotary_share {self.rotary_share} of a head of {self.width_of_head} is '
                 f'{self.rotary_dims} columns: take a share with at least 2, and at most 1'
             )
-        if self.attention_dropout_rate and self.attention_implementation in ('splash', 'cudnn'):
-            raise ConfigError(
-                f'attention_implementation {self.attention_implementation!r} cannot drop attention '
-                "weights: set attention_dropout_rate to 0 or attention_implementation to 'auto'"
-            )
+        check_attention_dropout(self)
 
     @property
     def width_of_head(self) -> int:

@@ -20,6 +20,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from seqzoo.layers.checks import check_rates
 from seqzoo.layers.dropout import Dropout
 from seqzoo.layers.inputs import Tokens, TypedTokens
 from seqzoo.layers.linear import Linear
@@ -61,8 +62,7 @@ class LabelerConfig(LabelingConfig):
         super().__post_init__()
         if self.pooling not in ('last', 'mean', 'max', 'attention'):
             raise ConfigError(f'pooling is {self.pooling!r}: choose last, mean, max or attention')
-        if not 0.0 <= self.dropout_rate < 1.0:
-            raise ConfigError(f'dropout_rate is {self.dropout_rate}: a rate lies in [0, 1)')
+        check_rates(self, 'dropout_rate')
 
     @property
     def causal(self) -> bool:

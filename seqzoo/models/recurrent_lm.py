@@ -35,6 +35,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from seqzoo.layers.checks import check_rates, check_sizes
 from seqzoo.layers.embedding import Embedding, logit_bias
 from seqzoo.layers.linear import Linear
 from seqzoo.layers.mixture import MixtureConfig, MixtureOfExperts
@@ -91,14 +92,8 @@ class RecurrentLMConfig(ModelConfig):
 
     def __post_init__(self) -> None:
         """Checks the values."""
-        for name in ('vocab_size', 'vocab_multiple', 'embed_dim'):
-            size = getattr(self, name)
-            if size is not None and size < 1:
-                raise ConfigError(f'{name} is {size}: give at least 1')
-        if not 0.0 <= self.embedding_dropout_rate < 1.0:
-            raise ConfigError(
-                f'embedding_dropout_rate is {self.embedding_dropout_rate}: a rate lies in [0, 1)'
-            )
+        check_sizes(self, 'vocab_size', 'vocab_multiple', 'embed_dim')
+        check_rates(self, 'embedding_dropout_rate')
         for name in ('activation_weight', 'temporal_activation_weight'):
             if getattr(self, name) < 0:
                 raise ConfigError(f'{name} is {getattr(self, name)}: a weight is not negative')

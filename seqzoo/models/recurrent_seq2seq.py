@@ -40,6 +40,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from seqzoo.layers.attentive_steps import OpenCell
+from seqzoo.layers.checks import check_rates, check_sizes
 from seqzoo.layers.dropout import Dropout
 from seqzoo.layers.embedding import Embedding, logit_bias
 from seqzoo.layers.linear import Linear
@@ -130,15 +131,9 @@ class RecurrentSeq2SeqConfig(ModelConfig):
 
     def __post_init__(self) -> None:
         """Checks the values."""
-        for name in ('num_layers', 'embed_dim', 'vocab_multiple', 'attention_window'):
-            if getattr(self, name) < 1:
-                raise ConfigError(f'{name} must be at least 1, not {getattr(self, name)}')
-        for name in ('vocab_size', 'source_vocab_size', 'attention_dim', 'maxout_dim'):
-            size = getattr(self, name)
-            if size is not None and size < 1:
-                raise ConfigError(f'{name} must be at least 1 or None, not {size}')
-        if not 0.0 <= self.dropout_rate < 1.0:
-            raise ConfigError(f'dropout_rate must lie in [0, 1), not {self.dropout_rate}')
+        check_sizes(self, 'num_layers', 'embed_dim', 'vocab_multiple', 'attention_window')
+        check_sizes(self, 'vocab_size', 'source_vocab_size', 'attention_dim', 'maxout_dim')
+        check_rates(self, 'dropout_rate')
         if not 0 <= self.bidirectional_layers <= self.num_layers:
             raise ConfigError(
                 f'bidirectional_layers is {self.bidirectional_layers} of num_layers '

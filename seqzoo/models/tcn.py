@@ -27,6 +27,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from seqzoo.layers.checks import check_rates, check_sizes
 from seqzoo.layers.convolution import Rows, SequenceConvolution, history, rows_of
 from seqzoo.layers.embedding import Embedding, logit_bias
 from seqzoo.layers.inputs import Inputs, Tokens, embed
@@ -66,10 +67,8 @@ class TCNLayers:
         for name, least in (('num_layers', 1), ('hidden_dim', 1), ('window', 2)):
             if getattr(self, name) < least:
                 raise ConfigError(f'{name} is {getattr(self, name)}: give at least {least}')
-        if self.output_dim is not None and self.output_dim < 1:
-            raise ConfigError(f'output_dim is {self.output_dim}: give at least 1')
-        if not 0.0 <= self.dropout_rate < 1.0:
-            raise ConfigError(f'dropout_rate is {self.dropout_rate}: a rate lies in [0, 1)')
+        check_sizes(self, 'output_dim')
+        check_rates(self, 'dropout_rate')
 
     @property
     def widths(self) -> tuple[int, ...]:
@@ -278,13 +277,8 @@ class TCNConfig(ModelConfig):
 
     def __post_init__(self) -> None:
         """Checks the values."""
-        for name in ('vocab_size', 'vocab_multiple', 'embed_dim'):
-            size = getattr(self, name)
-            if size is not None and size < 1:
-                raise ConfigError(f'{name} is {size}: give at least 1')
-        for name in ('embedding_dropout_rate', 'token_dropout_rate'):
-            if not 0.0 <= getattr(self, name) < 1.0:
-                raise ConfigError(f'{name} is {getattr(self, name)}: a rate lies in [0, 1)')
+        check_sizes(self, 'vocab_size', 'vocab_multiple', 'embed_dim')
+        check_rates(self, 'embedding_dropout_rate', 'token_dropout_rate')
         if self.tie and self.embed_dim != self.layers.widths[-1]:
             raise ConfigError(
                 f'tie shares the table of embeddings with the output, but embed_dim is '

@@ -29,6 +29,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from seqzoo.layers.attention import Implementation
+from seqzoo.layers.checks import check_attention_dropout, check_heads, check_rates, check_sizes
 from seqzoo.layers.dropout import Dropout
 from seqzoo.layers.embedding import Embedding, logit_bias
 from seqzoo.layers.feedforward import Activation
@@ -134,22 +135,12 @@ class TransformerConfig(ModelConfig):
     attention_implementation: Implementation = 'auto'
 
     def __post_init__(self) -> None:
-        for name in ('num_layers', 'embed_dim', 'mlp_dim', 'num_heads', 'vocab_multiple'):
-            if getattr(self, name) < 1:
-                raise ConfigError(f'{name} must be at least 1, not {getattr(self, name)}')
+        check_sizes(self, 'num_layers', 'embed_dim', 'mlp_dim', 'num_heads', 'vocab_multiple')
         optional = ('num_encoder_layers', 'num_decoder_layers', 'key_dim', 'value_dim')
-        for name in (*optional, 'vocab_size', 'source_vocab_size', 'max_length'):
-            size = getattr(self, name)
-            if size is not None and size < 1:
-                raise ConfigError(f'{name} must be at least 1 or None, not {size}')
-        for name in ('dropout_rate', 'attention_dropout_rate', 'mlp_dropout_rate'):
-            if not 0.0 <= getattr(self, name) < 1.0:
-                raise ConfigError(f'{name} must lie in [0, 1), not {getattr(self, name)}')
-        if None in (self.key_dim, self.value_dim) and self.embed_dim % self.num_heads:
-            raise ConfigError(
-                f'embed_dim {self.embed_dim} is not a multiple of num_heads {self.num_heads}: '
-                'change one of them, or set key_dim and value_dim'
-            )
+        check_sizes(self, *optional, 'vocab_size', 'source_vocab_size', 'max_length')
+        check_rates(self, 'dropout_rate', 'attention_dropout_rate', 'mlp_dropout_rate')
+        if None in (self.key_dim, self.value_dim):
+            check_heads(self, 'key_dim and value_dim')
         if self.positions == 'learned' and self.max_length is None:
             raise ConfigError("positions 'learned' need max_length: set it to the longest sentence")
         if self.tie == 'all' and self.source_vocab_size not in (None, self.vocab_size):
@@ -157,11 +148,7 @@ class TransformerConfig(ModelConfig):
                 f"tie 'all' shares one table, but source_vocab_size {self.source_vocab_size} "
                 f"differs from vocab_size {self.vocab_size}: use tie 'decoder' or one vocabulary"
             )
-        if self.attention_dropout_rate and self.attention_implementation in ('splash', 'cudnn'):
-            raise ConfigError(
-                f'attention_implementation {self.attention_implementation!r} cannot drop attention '
-                "weights: set attention_dropout_rate to 0 or attention_implementation to 'auto'"
-            )
+        check_attention_dropout(self)
 
     def build(self) -> 'Transformer':
         """The module. Raises `ConfigError` while `vocab_size` is open."""

@@ -30,6 +30,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from seqzoo.layers.checks import check_rates, check_sizes
 from seqzoo.layers.convolution import Rows, SequenceConvolution, gated_tanh, history, rows_of
 from seqzoo.layers.dropout import Dropout
 from seqzoo.layers.embedding import Embedding
@@ -85,19 +86,13 @@ class WaveNetConfig(ModelConfig):
     def __post_init__(self) -> None:
         """Checks the values."""
         widths = ('residual_dim', 'gate_dim', 'skip_dim')
-        for name in ('vocab_size', 'num_cycles', 'first_window', *widths):
-            if getattr(self, name) < 1:
-                raise ConfigError(f'{name} is {getattr(self, name)}: give at least 1')
-        for name in ('num_classes', 'class_dim', 'local_dim'):
-            size = getattr(self, name)
-            if size is not None and size < 1:
-                raise ConfigError(f'{name} is {size}: give at least 1, or None')
+        check_sizes(self, 'vocab_size', 'num_cycles', 'first_window', *widths)
+        check_sizes(self, 'num_classes', 'class_dim', 'local_dim')
         if self.window < 2:
             raise ConfigError(f'window is {self.window}: a layer that looks back has at least 2')
         if not self.dilations or min(self.dilations) < 1:
             raise ConfigError(f'dilations are {self.dilations}: give one or more, of at least 1')
-        if not 0.0 <= self.dropout_rate < 1.0:
-            raise ConfigError(f'dropout_rate is {self.dropout_rate}: a rate lies in [0, 1)')
+        check_rates(self, 'dropout_rate')
 
     @property
     def receptive_field(self) -> int:

@@ -1,0 +1,44 @@
+"""Checks of hyperparameters that many configurations share."""
+
+from typing import Any
+
+from seqzoo.errors import ConfigError
+
+
+def check_sizes(config: Any, *names: str) -> None:
+    """Raises `ConfigError` if one of these fields of a configuration is below 1; `None` passes."""
+    for name in names:
+        size = getattr(config, name)
+        if size is not None and size < 1:
+            raise ConfigError(f'{name} is {size}: give at least 1')
+
+
+def check_rates(config: Any, *names: str) -> None:
+    """Raises `ConfigError` if one of these fields is no rate of dropout."""
+    for name in names:
+        rate = getattr(config, name)
+        if not 0.0 <= rate < 1.0:
+            raise ConfigError(f'{name} is {rate}: a rate lies in [0, 1)')
+
+
+def check_heads(config: Any, widths: str = '') -> None:
+    """Raises `ConfigError` if heads do not share `embed_dim` evenly.
+
+    Args:
+        config: has `embed_dim` and `num_heads`.
+        widths: fields that may say otherwise how wide heads are.
+    """
+    if config.embed_dim % config.num_heads:
+        raise ConfigError(
+            f'embed_dim {config.embed_dim} is not a multiple of num_heads {config.num_heads}: '
+            f'change one of them{widths and f", or set {widths}"}'
+        )
+
+
+def check_attention_dropout(config: Any) -> None:
+    """Raises `ConfigError` if `attention_implementation` has no `attention_dropout_rate`."""
+    if config.attention_dropout_rate and config.attention_implementation in ('splash', 'cudnn'):
+        raise ConfigError(
+            f'attention_implementation {config.attention_implementation!r} cannot drop attention '
+            "weights: set attention_dropout_rate to 0 or attention_implementation to 'auto'"
+        )
