@@ -134,6 +134,7 @@ class ReadsPieces(LabelingTask):
     def prepare_from(self, pretrained: Path, batch: BatchConfig, **options: Any) -> Prepared:
         del batch
         tokenizer = load_text_tokenizer(pretrained)
+        data_dir, announce = options['data_dir'], options.get('announce', lambda text: None)
 
         def learnt(examples: Mapping[str, Any]) -> Mapping[str, Any]:
             return {**self.learn(examples['train']), _TOKENIZER: tokenizer}
