@@ -50,6 +50,7 @@ from seqzoo.optimization.schedules import Constant
 from seqzoo.parallel.mesh import MeshConfig
 from seqzoo.tasks.translation import Translation
 from seqzoo.training import loop as loop_module
+from seqzoo.training import program as program_module
 from seqzoo.training import train as train_function
 from seqzoo.training.checkpoint import Checkpoints
 
@@ -187,7 +188,7 @@ def measure(shape: Shape, steps: int, repeats: int) -> dict[str, Any]:
         task = Paced(tokenizer=TokenizerConfig(kind='word', vocab_size=shape.vocab), turns=turns)
         # An experiment is stored as text, in which the object that takes turns has no place.
         train_module.save_experiment = lambda *given: None
-        train_module.compile_train_step = turns.record(train_module.compile_train_step)
+        program_module.compile_train_step = turns.record(program_module.compile_train_step)
         train_function(
             experiment(shape, task, total, steps),
             folder / 'run',

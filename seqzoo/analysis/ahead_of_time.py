@@ -21,7 +21,7 @@ from seqzoo.data.batching import ArraySpec
 from seqzoo.errors import UserError
 from seqzoo.experiment import Experiment
 from seqzoo.models.base import ModelConfig
-from seqzoo.parallel.compile import compile_for_rows, compile_train_step
+from seqzoo.parallel.compile import compile_for_rows
 from seqzoo.parallel.mesh import row_shards, rows_sharding
 from seqzoo.parallel.rows import RowShare
 from seqzoo.training.program import build_program
@@ -136,13 +136,6 @@ def trace_step(experiment: Experiment, mesh: Mesh, length: int | None = None) ->
     index = _chosen(lengths, length)
     specs = program.specs[index]
     batch = _abstract(specs, mesh)
-    step = compile_train_step(
-        program.step,
-        mesh,
-        program.factory.shardings(),
-        strategy=experiment.strategy,
-        deterministic=experiment.train.deterministic,
-    )
     held = {
         'parameters': held_bytes(state.params),
         'optimizer state': held_bytes(state.opt_state),
@@ -152,7 +145,7 @@ def trace_step(experiment: Experiment, mesh: Mesh, length: int | None = None) ->
     rows = specs['rows'].shape[0]
     return Traced(
         what='training step',
-        lowered=step.lower(state, batch),  # type: ignore[attr-defined]
+        lowered=program.compiled().lower(state, batch),  # type: ignore[attr-defined]
         model=model_config,
         rows=rows,
         length=lengths[index],

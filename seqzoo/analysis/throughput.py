@@ -22,7 +22,7 @@ from seqzoo.data.batching import ArraySpec
 from seqzoo.errors import UserError
 from seqzoo.experiment import Experiment
 from seqzoo.parallel import agreement
-from seqzoo.parallel.compile import Strategy, compile_train_step
+from seqzoo.parallel.compile import Strategy
 from seqzoo.parallel.mesh import build_mesh, put_rows
 from seqzoo.parallel.prng import example_rows
 from seqzoo.tasks.base import Prepared
@@ -113,9 +113,7 @@ class Case:
         self.program = program = _program(
             replace(experiment, batch=batch, strategy=strategy), devices, source
         )
-        self._step = compile_train_step(
-            program.step, program.mesh, program.factory.shardings(), strategy=strategy
-        )
+        self._step = program.compiled()
         self._state = program.factory.create()
         self._batches, self.input_seconds, self.examples = _batches(program, source, settings.steps)
         started = time.perf_counter()

@@ -141,6 +141,18 @@ class Selection:
     dropped_long: int
     truncated: int
 
+    @classmethod
+    def whole(cls, lengths: np.ndarray) -> 'Selection':
+        """All examples as they are, one side like the other."""
+        return cls(
+            ids=np.arange(len(lengths), dtype=np.int64),
+            source_lengths=lengths,
+            target_lengths=lengths,
+            dropped_empty=0,
+            dropped_long=0,
+            truncated=0,
+        )
+
 
 @dataclass(frozen=True, kw_only=True)
 class PlannedBatch:

@@ -213,15 +213,7 @@ class MaskedTextPlan:
     @property
     def selection(self) -> Selection:
         """All excerpts."""
-        lengths = self._lengths(np.arange(len(self.excerpts)))
-        return Selection(
-            ids=np.arange(len(self.excerpts), dtype=np.int64),
-            source_lengths=lengths,
-            target_lengths=lengths,
-            dropped_empty=0,
-            dropped_long=0,
-            truncated=0,
-        )
+        return Selection.whole(self._lengths(np.arange(len(self.excerpts))))
 
     @property
     def padding(self) -> Padding:

@@ -97,15 +97,7 @@ class TextPlan:
         streams = self.order == 'streams'
         count = self.rows if streams else self.rows * self.steps_per_epoch
         length = self.length * (self.steps_per_epoch if streams else 1)
-        lengths = np.full(count, length, np.int32)
-        return Selection(
-            ids=np.arange(count, dtype=np.int64),
-            source_lengths=lengths,
-            target_lengths=lengths,
-            dropped_empty=0,
-            dropped_long=0,
-            truncated=0,
-        )
+        return Selection.whole(np.full(count, length, np.int32))
 
     @property
     def padding(self) -> Padding:

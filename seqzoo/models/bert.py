@@ -52,13 +52,7 @@ from seqzoo.models.base import (
     MaskedLMConfig,
     MaskedLMOutput,
 )
-from seqzoo.models.flops import (
-    Flops,
-    attention_flops,
-    feed_forward_flops,
-    logits_flops,
-    matmul_flops,
-)
+from seqzoo.models.flops import Flops, attention_layer_flops, logits_flops, matmul_flops
 from seqzoo.parallel.axes import constrain, named
 
 MASKED_SHARE = 0.15  # of the positions of a row are predicted (section 3.1)
@@ -176,21 +170,9 @@ class BertConfig(EncoderConfig):
 
     def flops(self, batch: int, length: int) -> Flops:
         """The layers, and the pooler among the feed-forward ones."""
-        layer = self.layer()
-        attention = attention_flops(
-            batch=batch,
-            query_length=length,
-            key_length=length,
-            embed_dim=layer.embed_dim,
-            num_heads=layer.num_heads,
-            key_dim=layer.key_dim,
-            value_dim=layer.value_dim,
-        )
-        feed_forward = feed_forward_flops(
-            tokens=batch * length, embed_dim=layer.embed_dim, mlp_dim=layer.mlp_dim
-        )
+        layer = attention_layer_flops(self.layer(), batch=batch, length=length)
         pooler = matmul_flops(batch, self.embed_dim, self.embed_dim) if self.pooler else 0
-        return self.num_layers * (attention + feed_forward) + Flops(feed_forward=pooler)
+        return self.num_layers * layer + Flops(feed_forward=pooler)
 
 
 class Bert(nn.Module):

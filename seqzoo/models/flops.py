@@ -127,8 +127,8 @@ def feed_forward_flops(*, tokens: int, embed_dim: int, mlp_dim: int, gated: bool
     return Flops(feed_forward=products * matmul_flops(tokens, mlp_dim, embed_dim))
 
 
-def causal_layer_flops(config: 'LayerConfig', *, batch: int, length: int) -> Flops:
-    """Causal self-attention, all pairs of positions or the blocks of a band, and feed-forward."""
+def attention_layer_flops(config: 'LayerConfig', *, batch: int, length: int) -> Flops:
+    """Self-attention, all pairs of positions or the blocks of a band, and a feed-forward layer."""
     attention = attention_flops(
         batch=batch,
         query_length=length,

@@ -48,7 +48,7 @@ from seqzoo.layers.positions import LearnedPositions, Rotary, positions_in_segme
 from seqzoo.layers.stack import Remat, Stack
 from seqzoo.layers.transformer_layers import CausalLayer, Context, LayerConfig, LayerGroup, Norm
 from seqzoo.models.base import ConfigError, LMOutput, ModelConfig
-from seqzoo.models.flops import Flops, causal_layer_flops, logits_flops
+from seqzoo.models.flops import Flops, attention_layer_flops, logits_flops
 from seqzoo.models.gpt_cache import GPTCache
 from seqzoo.parallel.axes import constrain
 from seqzoo.parallel.shards import whole
@@ -232,7 +232,7 @@ class GPTConfig(ModelConfig):
             raise ConfigError('vocab_size is open: operations need the size of the vocabulary')
         total = Flops()
         for layer in self.layers():
-            total += causal_layer_flops(layer, batch=batch, length=length)
+            total += attention_layer_flops(layer, batch=batch, length=length)
         return self.num_layers // len(self.attention_bands) * total + logits_flops(
             tokens=batch * length, embed_dim=self.embed_dim, vocab_size=self.vocab_size
         )

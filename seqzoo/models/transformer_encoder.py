@@ -32,7 +32,7 @@ from seqzoo.layers.positions import positions_in_segments, sinusoids
 from seqzoo.layers.stack import Remat, Stack
 from seqzoo.layers.transformer_layers import CausalLayer, Context, EncoderLayer, LayerConfig, Norm
 from seqzoo.models.base import ConfigError, EncoderConfig, EncoderOutput
-from seqzoo.models.flops import Flops, causal_layer_flops, inputs_flops, matmul_flops
+from seqzoo.models.flops import Flops, attention_layer_flops, inputs_flops, matmul_flops
 from seqzoo.parallel.axes import constrain
 
 
@@ -132,7 +132,7 @@ class TransformerEncoderConfig(EncoderConfig):
         total = inputs_flops(self.inputs, tokens=tokens)
         if width != self.embed_dim:
             total += Flops(embedding=matmul_flops(tokens, self.embed_dim, width))
-        layer = causal_layer_flops(self.layer(), batch=batch, length=length)
+        layer = attention_layer_flops(self.layer(), batch=batch, length=length)
         return total + self.num_layers * layer
 
 

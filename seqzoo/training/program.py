@@ -12,6 +12,7 @@ from jax.sharding import Mesh
 
 from seqzoo.data.batching import ArraySpec
 from seqzoo.experiment import Experiment
+from seqzoo.parallel.compile import compile_train_step
 from seqzoo.parallel.mesh import row_shards
 from seqzoo.parallel.rows import RowShare, row_share
 from seqzoo.tasks.base import Prepared
@@ -30,7 +31,7 @@ class Program:
         mesh: where it runs.
         model, transformation: what the experiment builds.
         factory: makes the first state, or tells its shapes.
-        step: the pure step, for `parallel.compile`.
+        step: the pure step.
         row_multiple: rows of a batch are filled up to a multiple of this.
         share: which rows this process provides.
     """
@@ -50,6 +51,16 @@ class Program:
         """The arrays of this process in each kind of batch."""
         return self.experiment.task.batch_specs(
             self.plan, row_multiple=self.row_multiple, process_count=self.share.count
+        )
+
+    def compiled(self) -> Callable[..., Any]:
+        """The step as the experiment lays it over the mesh; see `compile_train_step`."""
+        return compile_train_step(
+            self.step,
+            self.mesh,
+            self.factory.shardings(),
+            strategy=self.experiment.strategy,
+            deterministic=self.experiment.train.deterministic,
         )
 
     def batches(self, prepared: Prepared, start_step: int = 0) -> Iterator[Any]:

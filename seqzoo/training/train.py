@@ -12,7 +12,7 @@ from seqzoo import buckets
 from seqzoo.errors import UserError
 from seqzoo.experiment import Experiment
 from seqzoo.parallel import agreement
-from seqzoo.parallel.compile import check_strategy, compile_train_step
+from seqzoo.parallel.compile import check_strategy
 from seqzoo.parallel.mesh import build_mesh, put_rows
 from seqzoo.parallel.storage import true_count
 from seqzoo.tasks.base import Prepared, Runtime
@@ -282,13 +282,7 @@ def _train(
     )
     loop = Loop(
         config=config,
-        step=compile_train_step(
-            program.step,
-            mesh,
-            shardings,
-            strategy=experiment.strategy,
-            deterministic=config.deterministic,
-        ),
+        step=program.compiled(),
         guard=StepGuard(program.specs),
         batches=program.batches(prepared, start),
         put=lambda arrays: put_rows(arrays, mesh),
