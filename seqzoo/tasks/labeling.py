@@ -6,6 +6,7 @@ A line of text is one record; a blank one gets a blank answer, without asking th
 import abc
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -52,11 +53,18 @@ class LabelingTask(ColumnTask):
         """Whether the model reads words by their bytes, which mean the same in every run."""
         return False
 
-    def prepare_from(self, pretrained: Path, batch: BatchConfig, **options: Any) -> Prepared:
+    def prepare_from(
+        self,
+        pretrained: Path,
+        batch: BatchConfig,
+        *,
+        data_dir: Path | None,
+        cache_dir: Path,
+        announce: Callable[[str], None] = lambda text: None,
+    ) -> Prepared:
         """Reads the splits as `prepare` does, if what the other run learnt to read are bytes."""
-        if not self.spells:
-            return super().prepare_from(pretrained, batch, **options)
-        return self.prepare(batch, **options)
+        prepare = self.prepare if self.spells else partial(super().prepare_from, pretrained)
+        return prepare(batch, data_dir=data_dir, cache_dir=cache_dir, announce=announce)
 
     def resolve(self, model: ModelConfig, prepared: Prepared) -> ModelConfig:
         assert isinstance(prepared, PreparedColumns)

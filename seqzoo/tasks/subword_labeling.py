@@ -131,8 +131,16 @@ class ReadsPieces(LabelingTask):
 
         return self.tabulated(splits, data_dir, learnt, run_dir is None, announce)
 
-    def prepare_from(self, pretrained: Path, batch: BatchConfig, **options: Any) -> Prepared:
-        del batch
+    def prepare_from(
+        self,
+        pretrained: Path,
+        batch: BatchConfig,
+        *,
+        data_dir: Path | None,
+        cache_dir: Path,
+        announce: Callable[[str], None] = lambda text: None,
+    ) -> Prepared:
+        del batch, cache_dir  # what the other run learnt is in its folder
         tokenizer = load_text_tokenizer(pretrained)
         data_dir, announce = options['data_dir'], options.get('announce', lambda text: None)
 
