@@ -133,7 +133,7 @@ def parse(text: str) -> Slice:
     else:
         topology = _topology(int(match[2]), facts, text)
     found = Slice(name, topology)
-    good = len(topology) == facts.axes and all(n & (n - 1) == 0 or n % 4 == 0 for n in topology)
+    good = len(topology) == facts.axes and all(n in (1, 2) or n % 4 == 0 < n for n in topology)
     if not good or not (found.chips in facts.whole or found.chips % 4 == 0):
         raise Refusal(
             f'--slice {text!r}: TPU {name} has {facts.axes} axes of 1, 2 or multiples of 4 chips, '
@@ -146,7 +146,7 @@ def _topology(count: int, facts: Generation, text: str) -> tuple[int, ...]:
     """The usual shape of so many chips: every axis the one before, or twice that."""
     chips = count // facts.cores
     exponent = chips.bit_length() - 1
-    if count % facts.cores or chips != 1 << exponent or exponent in (1,):
+    if count % facts.cores or chips == 0 or chips != 1 << exponent or exponent == 1:
         raise Refusal(
             f'--slice {text!r}: no usual slice has that size; give a power of 2, or its topology '
             f'in chips, such as {"4x4" if facts.axes == 2 else "2x2x4"} behind a colon'

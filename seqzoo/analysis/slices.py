@@ -109,7 +109,10 @@ def parse_topology(name: str) -> tuple[Chip, tuple[int, ...]]:
             f'--topology {name}: a slice of {chip.name} is written with {chip.axes} numbers, such '
             f'as {", ".join(f"{chip.name}:{s}" for s in _USUAL[chip.axes].split(", ")[:3])}.'
         )
-    return chip, tuple(int(n) for n in text.split('x'))
+    shape = tuple(int(n) for n in text.split('x'))
+    if 0 in shape:
+        raise UserError(f'--topology {name}: there is no slice of no chips; count them from 1 on.')
+    return chip, shape
 
 
 @contextlib.contextmanager

@@ -121,6 +121,8 @@ def run(arguments: argparse.Namespace) -> int:
         raise UserError('--step-seconds and --chips belong to --input; add it, or leave them out')
     if arguments.chips and not arguments.step_seconds:
         raise UserError('--chips says on how many chips --step-seconds is; give that too')
+    if 0 in (arguments.devices or ()) and not arguments.worker:
+        raise UserError('--devices counts from 1 on; leave it out to measure all that there are')
     experiment = load_config(arguments.config, arguments.overrides)
     if arguments.input:
         return _measure_input(experiment, arguments)

@@ -152,7 +152,7 @@ def _collectives(result: dict[str, Any]) -> str:
 
 def _kernels(result: dict[str, Any]) -> str:
     found = [f'{name} ({count} times)' for name, count in result['kernels'].items()]
-    return f'kernels: {", ".join(found) or "none; attention by plain products"}'
+    return f'kernels: {", ".join(found) or "none, plain XLA alone"}'
 
 
 def _estimate(found: dict[str, Any]) -> str:

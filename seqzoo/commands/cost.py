@@ -46,8 +46,8 @@ def run(arguments: argparse.Namespace) -> int:
         raise UserError('seqzoo cost needs either --topology or --compiled')
     if arguments.compiled is not None and arguments.mfu is not None:
         raise UserError('--mfu is an assumption, which --compiled has no need of; give one of them')
-    if arguments.price is not None and not arguments.price >= 0:
-        raise UserError(f'--price {arguments.price}: a price is not below 0')
+    if arguments.price is not None and not 0 <= arguments.price < math.inf:
+        raise UserError(f'--price {arguments.price}: a price is a number, not below 0')
     experiment = load_config(arguments.config, arguments.overrides)
     from seqzoo.analysis.cost import ASSUMED_MFU, cost_as_compiled, cost_by_formula
 

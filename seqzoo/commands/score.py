@@ -163,6 +163,8 @@ def _names(language: str) -> list[str]:
 def _chosen(only: str | None, language: str) -> list[str]:
     known = _names(language)
     chosen = known if only is None else [name.strip() for name in only.split(',') if name.strip()]
+    if not chosen:
+        raise UserError(f'--only {only!r} names no score; choose from {", ".join(known)}')
     for name in chosen:
         if name not in known:
             raise UserError(f'there is no score {name!r}; choose from {", ".join(known)}')
@@ -189,8 +191,12 @@ def _earlier(path: Path, digest: str) -> dict[str, Any]:
     """The scores of an earlier call, of the same references."""
     try:
         found = json.loads('\n'.join(read_lines(path)))
-        scores, references = found['scores'], found['references_sha256']
-    except (ValueError, KeyError, TypeError) as error:
+        scores = {
+            name: {'value': float(score['value']), 'signature': score['signature']}
+            for name, score in found['scores'].items()
+        }
+        references = found['references_sha256']
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(
             f'{path} is not what `seqzoo score --json` prints; score the other output again'
         ) from error
@@ -256,14 +262,14 @@ def _print_comparison(
 
     if arguments.compare is not None or arguments.published is not None:
         raise UserError('--system2 stands alone; leave --compare and --published out')
+    if arguments.only is not None and 'exact_match' in names:
+        raise UserError('exact_match has no bootstrap here; choose other scores with --only')
     system, baseline = systems
     found = [
         paired_bootstrap(scorer, system, baseline, references, samples=arguments.samples)
         for scorer in scorers(language)
         if scorer.name in names
     ]
-    if not found:
-        raise UserError('exact_match has no bootstrap here; choose other scores with --only')
     if arguments.json:
         plain = {f.name: {**vars(f), 'difference': f.difference} for f in found}
         result = {'lines': len(references), 'language': language, 'compared': plain}

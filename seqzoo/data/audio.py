@@ -7,6 +7,7 @@ fine, coarse ones in what is loud.
 """
 
 import abc
+import io
 import math
 import wave
 from collections.abc import Sequence
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from seqzoo.data.download import ProgressCallback
 
 _SPLITS = ('train', 'dev', 'test')
+_RATES = range(100, 1_000_001)  # Hz; another one is a damaged header, and no filter fits it
 
 
 def levels_of(samples: np.ndarray, levels: int = 256) -> np.ndarray:
@@ -51,10 +53,10 @@ def read_wav(path: Path, rate: int) -> np.ndarray:
     another sampling rate is resampled with a filter against what would fold over.
 
     Raises:
-        UserError: the file is missing, empty, cut off, or of another encoding.
+        UserError: the file is missing, empty, cut off, or of another encoding or an odd rate.
     """
     try:
-        with wave.open(str(path), 'rb') as file:
+        with wave.open(io.BytesIO(_with_plain_format(path.read_bytes())), 'rb') as file:
             channels, width = file.getnchannels(), file.getsampwidth()
             own_rate, frames = file.getframerate(), file.getnframes()
             content = file.readframes(frames)
@@ -70,8 +72,27 @@ def read_wav(path: Path, rate: int) -> np.ndarray:
             f'{path} is cut off: it says that it has {frames:,} samples, but only '
             f'{len(content) // (channels * width):,} are there; copy it again.'
         )
+    if own_rate not in _RATES:
+        raise UserError(
+            f'{path} says that it has {own_rate:,} samples a second, which is no sound; mend its '
+            f'header, or convert it to {rate:,} Hz.'
+        )
     samples = _integers(content, width, path).reshape(-1, channels).mean(axis=1)
-    return resampled(samples, own_rate, rate)
+    return np.clip(resampled(samples, own_rate, rate), -1, 1)  # the filter overshoots
+
+
+def _with_plain_format(content: bytes) -> bytes:
+    """A WAV file whose extensible format, which programs write for more than 16 bits or two
+    channels and which `wave` does not know before Python 3.12, is named as what it stands for.
+    """
+    place = 12  # behind RIFF, size, WAVE
+    while content[place : place + 4] not in (b'fmt ', b''):
+        size = int.from_bytes(content[place + 4 : place + 8], 'little')
+        place += 8 + size + size % 2
+    tag, meant = content[place + 8 : place + 10], content[place + 32 : place + 34]
+    if tag != b'\xfe\xff' or not meant:
+        return content
+    return content[: place + 8] + meant + content[place + 10 :]
 
 
 def _integers(content: bytes, width: int, path: Path) -> np.ndarray:

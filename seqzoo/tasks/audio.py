@@ -33,6 +33,7 @@ from seqzoo.tasks.open_sizes import fill_open
 from seqzoo.tasks.sequence_search import causal_search
 
 ANY_CLASS = '-'
+LONGEST = 3600  # seconds of a sound; who asks for more has slipped, and would fill the memory
 
 
 @dataclass(frozen=True)
@@ -203,24 +204,25 @@ class AudioModeling(ColumnTask):
     ) -> Wanted:
         """What a record asks for."""
         classes: list[str] = learnt['classes']
-        name, _, rest = record.strip().partition(' ')
-        if model.config.class_dim is None:
-            name = ANY_CLASS
-        elif name not in classes:
+        text = record.strip()
+        # Folders, and so classes, may be called by several words.
+        fitting = [name for name in classes if f'{text} '.startswith(f'{name} ')]
+        first = max(fitting, key=len, default=text.partition(' ')[0])
+        if model.config.class_dim is not None and not fitting:
             raise UserError(
-                f'the record {record.strip()!r} names no class; begin with one of '
-                f'{", ".join(classes)}.'
+                f'the record {text!r} names no class; begin with one of {", ".join(classes)}.'
             )
+        name = ANY_CLASS if model.config.class_dim is None else first
         length = decoding.extra_length
-        if rest.strip():
+        if rest := text.removeprefix(first).strip():
             try:
                 length = round(float(rest) * learnt['rate'])
             except (ValueError, OverflowError):
                 length = 0
-            if length < 1:
+            if not 1 <= length <= LONGEST * learnt['rate']:
                 raise UserError(
-                    f'the record {record.strip()!r} does not say how long; give seconds behind '
-                    'the class, as in "rising 0.5".'
+                    f'the record {text!r} does not say how long; give seconds behind the class, '
+                    f'as in "rising 0.5", {LONGEST:,} at most.'
                 )
         return Wanted(classes.index(name) if name in classes else 0, name, length)
 

@@ -83,6 +83,8 @@ def test_the_command_says_that_it_estimates(capsys, tmp_path):
         ([], 'either --topology or --compiled'),
         (['--topology', 'v9:2x2'], 'no TPU called'),
         (['--topology', 'v5e:2x2', '--price', '-1'], 'below 0'),
+        (['--topology', 'v5e:2x2', '--price', 'inf'], 'a price is a number'),
+        (['--topology', 'v5e:0x2'], 'no slice of no chips'),
         (['--compiled', 'x', '--mfu', '0.3'], 'give one of them'),
         (['--compiled', __file__], 'is not what'),
     ],

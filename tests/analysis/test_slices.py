@@ -30,6 +30,7 @@ def test_a_topology_names_a_chip_and_how_many_stand_along_each_axis(name, chip, 
         ('v5e', 'written with 2 numbers'),
         ('v4:2x2', 'written with 3 numbers, such as v4:2x2x1'),
         ('v5e:axb', 'written with 2 numbers'),
+        ('v5e:0x2', 'no slice of no chips'),
     ],
 )
 def test_other_names_are_refused_with_a_hint(name, sentence):

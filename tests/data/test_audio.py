@@ -55,6 +55,43 @@ def test_integers_of_any_width_are_the_same_sound(tmp_path, width):
     np.testing.assert_allclose(found, x, atol=1.5 / 2 ** (8 * width - 1))
 
 
+def extensible_wav(path, meant):
+    """Rewrites the format of a file as the extensible one, which says `meant` further behind."""
+    content = path.read_bytes()
+    rest = np.array([22, 16], '<u2').tobytes() + bytes(4) + np.uint16(meant).tobytes() + bytes(14)
+    head = b'LIST' + np.uint32(3).tobytes() + b'abc\0'  # an odd chunk stands before it, too
+    head += b'fmt ' + np.uint32(40).tobytes() + b'\xfe\xff' + content[22:36] + rest
+    body = b'WAVE' + head + content[36:]
+    path.write_bytes(b'RIFF' + np.uint32(len(body)).tobytes() + body)
+    return path
+
+
+def test_the_extensible_format_is_read_as_what_it_stands_for(tmp_path):
+    content = np.arange(-300, 300, dtype='<i2').tobytes()
+    plain = write_raw(tmp_path / 'plain.wav', content, channels=3)
+    wanted = read_wav(plain, 8000)
+    path = write_raw(tmp_path / 'x.wav', content, channels=3)
+    np.testing.assert_array_equal(read_wav(extensible_wav(path, 1), 8000), wanted)
+    floating = extensible_wav(write_raw(tmp_path / 'f.wav', content), 3)
+    with pytest.raises(UserError, match=r'cannot be read as a WAV file of integers \(unknown form'):
+        read_wav(floating, 8000)
+
+
+@pytest.mark.parametrize('rate', [0, 1, 2_000_000_011])
+def test_a_rate_that_is_no_sound_is_refused(tmp_path, rate):
+    path = write_raw(tmp_path / 'x.wav', bytes(200))
+    content = path.read_bytes()
+    path.write_bytes(content[:24] + np.uint32(rate).tobytes() + content[28:])
+    with pytest.raises(UserError, match=f'says that it has {rate:,} samples a second'):
+        read_wav(path, 8000)
+
+
+def test_resampling_stays_within_what_a_sample_can_be(tmp_path):
+    steps = np.where(np.arange(400) % 20 < 10, 32767, -32768).astype('<i2')
+    path = write_raw(tmp_path / 'x.wav', steps.tobytes(), rate=11_025)
+    assert np.abs(read_wav(path, 8000)).max() == 1
+
+
 def test_channels_are_mixed_down_and_rates_converted(tmp_path):
     left, right = sine(300, 11_025), sine(500, 11_025)
     both = np.round(np.stack([left, right], axis=1) * 32767).astype('<i2')

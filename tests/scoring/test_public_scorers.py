@@ -198,6 +198,19 @@ def test_the_command_compares_only_what_was_made_alike(files, tmp_path, capsys):
     assert 'of other references' in capsys.readouterr().err
     assert main(['score', one, references, '--compare', references]) == 2
     assert 'not what `seqzoo score --json` prints' in capsys.readouterr().err
+    for broken in ([1], {'bleu': 3}, {'bleu': {'signature': before['scores']['bleu']}}):
+        earlier.write_text(json.dumps({**before, 'scores': broken}))
+        assert main(words) == 2
+        assert 'not what `seqzoo score --json` prints' in capsys.readouterr().err
+
+
+def test_scores_that_cannot_be_given_are_refused(files, capsys):
+    references, one, two = files
+    assert main(['score', one, references, '--only', ' ,']) == 2
+    assert 'names no score; choose from bleu' in capsys.readouterr().err
+    words = ['score', one, references, '--system2', two, '--samples', '2']
+    assert main([*words, '--only', 'bleu,exact_match']) == 2
+    assert 'exact_match has no bootstrap' in capsys.readouterr().err
 
 
 def test_a_papers_figure_stands_beside_its_own_dialect_alone(files, capsys):

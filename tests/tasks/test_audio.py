@@ -1,5 +1,6 @@
 """Sound as a task: its loss, its baseline, and sounds on request."""
 
+import dataclasses
 import functools
 
 import jax
@@ -106,11 +107,23 @@ def test_a_record_asks_for_a_class_and_a_length():
         ('low soon', 'give seconds behind the class'),
         ('low -1', 'give seconds behind the class'),
         ('low inf', 'give seconds behind the class'),
+        ('low 1e99', '3,600 at most'),
     ],
 )
 def test_a_record_that_asks_for_nothing_known_is_refused(record, said):
     with pytest.raises(UserError, match=said):
         TASK.predict(runtime(), prepared(), [record], BATCH, Decoding(method='sample'))
+
+
+def test_a_class_may_be_called_by_several_words():
+    found = prepared()
+    learnt = {**found.learnt, 'classes': ['my voice', 'my', 'my voice too', 'low']}
+    several = dataclasses.replace(found, learnt=learnt)
+    options = Decoding(method='greedy', extra_length=3)
+    records = ['my voice 0.001', 'my', 'my voice too']
+    asked = TASK.predict(runtime(), several, records, BATCH, options)
+    assert [one.details['class'] for one in asked] == ['my voice', 'my', 'my voice too']
+    assert [len(one.details['levels']) for one in asked] == [4, 3, 3]
 
 
 def test_a_spectrogram_shows_the_pitch_at_its_time(tmp_path):
