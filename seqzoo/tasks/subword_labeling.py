@@ -142,7 +142,6 @@ class ReadsPieces(LabelingTask):
     ) -> Prepared:
         del batch, cache_dir  # what the other run learnt is in its folder
         tokenizer = load_text_tokenizer(pretrained)
-        data_dir, announce = options['data_dir'], options.get('announce', lambda text: None)
 
         def learnt(examples: Mapping[str, Any]) -> Mapping[str, Any]:
             return {**self.learn(examples['train']), _TOKENIZER: tokenizer}
