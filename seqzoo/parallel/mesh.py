@@ -120,15 +120,64 @@ def _arrange(devices: list[Any], sizes: list[int], slices: list[int]) -> np.ndar
     """The devices in the shape of the mesh, close ones beside each other."""
     # Where the mesh is no product of the torus' axes, a torus axis may be cut.
     options = {'allow_split_physical_axes': True}
-    if math.prod(slices) == 1:
-        return mesh_utils.create_device_mesh(sizes, devices, **options)
-    return mesh_utils.create_hybrid_device_mesh(
-        [size // n for size, n in zip(sizes, slices, strict=True)],
-        slices,
-        devices,
-        process_is_granule=len({getattr(d, 'slice_index', 0) for d in devices}) == 1,
-        **options,
-    )
+    if math.prod(slices) > 1:
+        return mesh_utils.create_hybrid_device_mesh(
+            [size // n for size, n in zip(sizes, slices, strict=True)],
+            slices,
+            devices,
+            process_is_granule=len({getattr(d, 'slice_index', 0) for d in devices}) == 1,
+            **options,
+        )
+    array = mesh_utils.create_device_mesh(sizes, devices, **options)
+    # A way through the torus may visit a host twice, but a host provides rows in one piece.
+    if any(row_block(array, device.process_index) is None for device in devices):
+        by_host = _host_by_host(devices, sizes)
+        array = array if by_host is None else by_host
+    return array
+
+
+def _host_by_host(devices: list[Any], sizes: list[int]) -> np.ndarray | None:
+    """The devices of each process as one block of the mesh, or `None` where they do not fill it."""
+    groups: dict[int, list[Any]] = {}
+    for device in devices:
+        groups.setdefault(device.process_index, []).append(device)
+    left, hosts = len(groups), []
+    for size in sizes:
+        hosts.append(math.gcd(size, left))
+        left //= hosts[-1]
+    if left > 1 or len({len(group) for group in groups.values()}) > 1:
+        return None
+    ordered = np.empty(len(devices), object)
+    ordered[:] = [device for _, group in sorted(groups.items()) for device in group]
+    inner = [size // n for size, n in zip(sizes, hosts, strict=True)]
+    # [hosts of each axis, devices of each axis] -> both together, axis by axis
+    axes = [axis for i in range(len(sizes)) for axis in (i, i + len(sizes))]
+    array = ordered.reshape(*hosts, *inner).transpose(axes).reshape(sizes)
+    return None if any(row_block(array, process) is None for process in groups) else array
+
+
+def row_block(
+    devices: np.ndarray, process: int, axes: Sequence[int] = ()
+) -> tuple[int, int] | None:
+    """Which block of the rows of a batch a process holds, of how many.
+
+    Args:
+        devices: of a mesh; without `axes` in the order of `MESH_AXES`.
+        process: its index.
+        axes: the dimensions over which rows are split.
+
+    Returns:
+        Number and count of the block, or `None` where its rows do not stand together.
+    """
+    over = list(axes) or [MESH_AXES.index(axis) for axis in BATCH_AXES]
+    rest = [i for i in range(devices.ndim) if i not in over]
+    grid = np.transpose(devices, over + rest)
+    grid = grid.reshape(math.prod(devices.shape[i] for i in over), -1)
+    held = [i for i, row in enumerate(grid) if any(d.process_index == process for d in row)]
+    size = len(held)
+    if not held or held[-1] - held[0] != size - 1 or held[0] % size or len(grid) % size:
+        return None
+    return held[0] // size, len(grid) // size
 
 
 def replicated(mesh: Mesh) -> NamedSharding:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from seqzoo.errors import UserError
-from seqzoo.parallel.mesh import MeshConfig, build_mesh
+from seqzoo.parallel.mesh import MeshConfig, build_mesh, row_block
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,7 +101,7 @@ def test_one_slice_has_nothing_to_cross():
 def test_processes_are_slices_where_devices_say_nothing_and_the_configuration_does():
     devices = [Device(id=i, process_index=i % 2) for i in range(8)]
     plain = array_of(MeshConfig(), devices)
-    assert [d.id for d in plain.flat] == list(range(8))
+    assert [d.process_index for d in plain.flat] == [0] * 4 + [1] * 4
     array = array_of(MeshConfig(dcn_data=2), devices)
     assert [d.process_index for d in array.flat] == [0] * 4 + [1] * 4
     array = array_of(MeshConfig(data=1, fsdp=-1, dcn_data=1, dcn_fsdp=2), devices)
@@ -130,3 +130,24 @@ def test_neighbours_on_a_tpu_mesh_are_neighbours_in_its_torus():
             assert sum(abs(a - b) for a, b in zip(one, other, strict=True)) == 1
     # A mesh that is no product of the torus' axes is laid out all the same.
     assert array_of(MeshConfig(data=2, tensor=8), chips).shape == (2, 1, 1, 8, 1)
+
+
+@pytest.mark.parametrize(
+    ('config', 'blocks'),
+    [
+        (MeshConfig(), [(0, 4), (1, 4), (2, 4), (3, 4)]),
+        (MeshConfig(data=1, fsdp=16), [(0, 4), (1, 4), (2, 4), (3, 4)]),
+        (MeshConfig(data=2, fsdp=4, tensor=2), [(0, 4), (1, 4), (2, 4), (3, 4)]),
+        (MeshConfig(data=1, fsdp=2, tensor=8), [(0, 2), (0, 2), (1, 2), (1, 2)]),
+    ],
+)
+def test_every_host_provides_rows_in_one_piece(config, blocks):
+    # Chips of 2 x 2 on a host, numbered row by row of the torus, as real slices number them.
+    places = [(x, y, 0) for y in range(4) for x in range(4)]
+    chips = [
+        Chip(id=i, process_index=2 * (y // 2) + x // 2, coords=(x, y, z))
+        for i, (x, y, z) in enumerate(places)
+    ]
+    array = array_of(config, chips)
+    assert sorted(d.id for d in array.flat) == list(range(16))
+    assert sorted(row_block(array, process) for process in range(4)) == blocks
