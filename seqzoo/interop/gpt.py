@@ -62,7 +62,7 @@ class _GPT(Family, abc.ABC):
             extra_length=max(1, min(_LONGEST_CONTINUATION, model.max_length // 2)),
             banned=theirs.banned_tokens(size),
         )
-        beams = int(theirs.search_setting('num_beams', 1))
+        beams = theirs.beams()
         notes = list(self._notes(theirs))
         if beams > 1:
             notes.append(f'num_beams {beams} is not taken over: say --decode.method beam')

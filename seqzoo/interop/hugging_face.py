@@ -104,13 +104,24 @@ class HubFolder:
         """
         tensors = TensorFolder(self.folder)
         links, sizes = self.family.links(model), self.family.sizes(model)
-        wanted = their_shapes(links, sizes)
-        found = _matched(tensors, wanted, self.family.names(model))
+        found = self._names(tensors, model)
         stored = _stored_shapes(model)
         assert our_shapes(links, sizes).keys() == stored.keys()
         ours = {path: _zeros(shape) for path, shape in stored.items()}
         fill(ours, links, sizes, lambda name: tensors.read(found[name]))
         return nested(ours)
+
+    def _names(self, tensors: TensorFolder, model: ModelConfig) -> dict[str, str]:
+        """The name in the files of every tensor of the model, of which only headers are read."""
+        links = self.family.links(model)
+        layers = max(link.layers or 0 for link in links)
+        if layers > len(tensors.tensors):
+            raise UserError(
+                f'{self.theirs.file} describes {layers:,} layers, but there are only '
+                f'{len(tensors.tensors):,} tensors; get the files again'
+            )
+        wanted = their_shapes(links, self.family.sizes(model))
+        return _matched(tensors, wanted, self.family.names(model))
 
 
 def export(

@@ -115,11 +115,11 @@ class Marian(Family):
         ]
         if theirs.token('forced_eos_token_id', size) not in (None, end):
             raise theirs.refuse('forced_eos_token_id', f'eos_token_id {end}')
-        beams = int(theirs.search_setting('num_beams', 1))
+        beams = theirs.beams()
         decode = Decoding(
             method='beam' if beams > 1 else 'greedy',
             beams=beams,
-            length_penalty=float(theirs.search_setting('length_penalty', 1.0)),
+            length_penalty=theirs.length_penalty(),
             banned=theirs.banned_tokens(size),
         )
         settings = _settings(folder)

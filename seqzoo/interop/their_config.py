@@ -214,6 +214,20 @@ class TheirConfig:
         value = self.fields.get(name) if value is None else value
         return default if value is None else value
 
+    def length_penalty(self) -> float:
+        """The power of the length by which a search divides."""
+        value = self.search_setting('length_penalty', 1.0)
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise self.refuse('length_penalty', 'a number', value)
+        return float(value)
+
+    def beams(self) -> int:
+        """How many hypotheses a search keeps, from `num_beams`."""
+        value = self.search_setting('num_beams', 1)
+        if type(value) is not int or value < 1:
+            raise self.refuse('num_beams', 'a whole number from 1 on', value)
+        return value
+
     def banned_tokens(self, size: int) -> tuple[int, ...]:
         """The tokens that are never written, from `bad_words_ids`."""
         found = self.search_setting('bad_words_ids', [])
@@ -295,7 +309,7 @@ def _read(file: Path) -> dict[str, Any]:
         raise UserError(
             f'{file} cannot be read ({error.strerror}): is it the folder of a Hugging Face model?'
         ) from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f'{file} is damaged ({error}); get it again') from error
     if not isinstance(found, dict):
         raise UserError(f'{file} holds no JSON object; get it again')

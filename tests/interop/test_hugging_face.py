@@ -121,6 +121,15 @@ DAMAGES = {
     'scores': (field(scale_attn_by_inverse_layer_idx=True), ['scale_attn_by_inverse_layer_idx']),
     'quantized': (field(quantization_config={'bits': 4}), ['quantization_config']),
     'size': (field(n_layer='two'), ['n_layer is "two"', 'whole number']),
+    'layers without end': (field(n_layer=10**9), ['1,000,000,000 layers', 'tensors']),
+    'nested without end': (
+        lambda f: (f / 'config.json').write_text('[' * 100_000),
+        ['config.json', 'damaged'],
+    ),
+    'beams': (
+        lambda f: (f / 'generation_config.json').write_text('{"num_beams": "four"}'),
+        ['num_beams is "four"', 'whole number'],
+    ),
     'heads': (field(n_head=3), ['n_embd', 'multiple of n_head 3']),
     'no tokenizer': (no_tokenizer, ['neither tokenizer.json nor vocab.json and merges.txt']),
     'damaged tokenizer': (
