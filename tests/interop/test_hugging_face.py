@@ -322,6 +322,28 @@ def test_imported_weights_are_trained_further_and_written_back(tmp_path, capsys)
     assert before.keys() == after.keys()
     changes = [np.abs(after[name] - before[name]).max() for name in before]
     assert 0 < max(changes) < 0.01
+    for measured, folder in ((run, hub), (new, out)):
+        capsys.readouterr()
+        one = ['--batch.evaluation-rows=1', '--json']
+        assert main(['evaluate', measured, *data[:2], *one]) == 0
+        loss = json.loads(capsys.readouterr().out)['metrics']['loss']
+        assert loss == pytest.approx(their_loss(folder, tmp_path / 'test.txt', 16), rel=1e-5)
+
+
+def their_loss(folder, file, length):
+    """Nats a token of a text read in rows of `length`, each anew, as transformers has them."""
+    torch, transformers = map(pytest.importorskip, ('torch', 'transformers'))
+    tokenizers = pytest.importorskip('tokenizers')
+    model = transformers.GPT2LMHeadModel.from_pretrained(folder).eval()
+    tokenizer = tokenizers.Tokenizer.from_file(f'{folder}/tokenizer.json')
+    ids = tokenizer.encode(file.read_text()).ids
+    row, total = [model.config.eos_token_id, *ids], 0.0
+    with torch.no_grad():
+        for start in range(0, len(ids), length):
+            tokens = torch.tensor([row[start : start + length + 1]])
+            log_probs = model(tokens[:, :-1]).logits.log_softmax(-1)
+            total -= log_probs.gather(-1, tokens[:, 1:, None]).sum().item()
+    return total / len(ids)
 
 
 MEASURE = """
