@@ -224,6 +224,8 @@ def test_newest_chips_come_from_compute_engine_with_all_their_parts(cloud):
         (['logs', 'r', *HERE, '--worker', '1'], 'counted from 0'),
         (['manifest', 'r', 'helm', *HERE, '--', 'train'], 'One of jobset, xpk, slurm'),
         (['fly', 'r'], 'invalid choice'),
+        (['create', 'r', *HERE, '--wait', '-1'], 'not a number of seconds'),
+        (['create', 'r', *HERE, '--poll', 'nan'], 'not a number of seconds'),
         (['create', 'r', *HERE, '--slices', '0'], 'not a whole number from 1 on'),
     ],
 )
