@@ -23,6 +23,8 @@ from typing import Any
 
 import rows
 
+from seqzoo.commands.command import at_least
+
 CONFIG = 'transformer_tiny_multi30k_ende:twenty_minutes'
 BASE = 'base'
 AVERAGE = 10  # snapshots
@@ -62,8 +64,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument('--results', type=Path, default=rows.RESULTS / 'ablation')
     parser.add_argument('--config', default=CONFIG)
     parser.add_argument('--only', default=','.join(CHANGES), help='names of changes, with commas')
-    parser.add_argument('--seeds', type=int, default=3)
-    parser.add_argument('--steps', type=int, default=3000, help='updates of every run')
+    parser.add_argument('--seeds', type=at_least(1), default=3)
+    parser.add_argument('--steps', type=at_least(1), default=3000, help='updates of every run')
     parser.add_argument('--minutes', type=float, default=15.0, help='at most, of every run; 0: any')
     arguments, options = parser.parse_known_args(argv)
     names = [name.strip() for name in arguments.only.split(',')]

@@ -26,6 +26,7 @@ from flax.core import meta
 from machine import facts, ran_on
 
 from seqzoo.analysis.parameters import count_parameters
+from seqzoo.commands.command import at_least
 from seqzoo.layers.dilated_blocks import DilatedConfig
 from seqzoo.layers.recurrent import RecurrentConfig
 from seqzoo.layers.recurrent_cells import LSTM
@@ -100,10 +101,12 @@ class Timing:
 def main(argv: list[str] | None = None) -> int:
     """Times all families and records."""
     parser = argparse.ArgumentParser(description=(__doc__ or '').splitlines()[0])
-    parser.add_argument('--early', type=int, default=100, help='tokens before an early step')
-    parser.add_argument('--late', type=int, default=4000, help='tokens before a late step')
-    parser.add_argument('--pairs', type=int, default=300, help='steps of each kind')
-    parser.add_argument('--batch', type=int, default=1, help='texts at a time')
+    parser.add_argument(
+        '--early', type=at_least(1), default=100, help='tokens before an early step'
+    )
+    parser.add_argument('--late', type=at_least(1), default=4000, help='tokens before a late step')
+    parser.add_argument('--pairs', type=at_least(1), default=300, help='steps of each kind')
+    parser.add_argument('--batch', type=at_least(1), default=1, help='texts at a time')
     parser.add_argument('--limit', type=float, default=1.1, help='a late step over an early one')
     parser.add_argument('--families', nargs='+', help='some of them')
     parser.add_argument('--tiny', action='store_true', help='networks of the size of tests')

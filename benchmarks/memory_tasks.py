@@ -256,6 +256,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument('--data-dir', type=Path, help='where MNIST lies')
     parser.add_argument('--output', type=Path, default=RESULTS, help='folder of the results')
     given = parser.parse_args(argv)
+    if not given.minutes > 0:
+        parser.error(f'--minutes {given.minutes}: give a time above 0')
     cells = grid(given.tasks, given.families, given.sizes)
     left, made, before = given.minutes, [], os.getloadavg()
     for number, cell in enumerate(cells):

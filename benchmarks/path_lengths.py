@@ -33,6 +33,7 @@ from flax.core import meta
 from machine import facts, quartiles, ran_on
 
 from seqzoo.analysis import drawing
+from seqzoo.commands.command import at_least
 from seqzoo.layers.inputs import Numbers
 from seqzoo.layers.recurrent import RecurrentConfig
 from seqzoo.layers.recurrent_cells import LSTM
@@ -273,10 +274,10 @@ def main(argv: list[str] | None = None) -> None:
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     powers = [2**n for n in range(7, 14)]
-    parser.add_argument('--lengths', type=int, nargs='+', default=powers)
-    parser.add_argument('--width', type=int, default=256)
-    parser.add_argument('--layers', type=int, default=2, help='of the training step')
-    parser.add_argument('--repeats', type=int, default=7, help='rounds')
+    parser.add_argument('--lengths', type=at_least(1), nargs='+', default=powers)
+    parser.add_argument('--width', type=at_least(1), default=256)
+    parser.add_argument('--layers', type=at_least(1), default=2, help='of the training step')
+    parser.add_argument('--repeats', type=at_least(1), default=7, help='rounds')
     parser.add_argument('--most-gigabytes', type=float, default=8.0, help='larger ones are not run')
     parser.add_argument('--output', type=Path, default=RESULTS, help='folder for results')
     given = parser.parse_args(argv)

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import math
 import shlex
 import sys
 from collections.abc import Callable, Sequence
@@ -71,8 +72,8 @@ def _parser() -> _Parser:
     what.add_argument('--cluster', help='of GKE')
     what.add_argument('--image', help='container, for GKE')
     how = parser.add_argument_group('how')
-    how.add_argument('--wait', type=float, default=3600.0, metavar='S', help='(default: 3600)')
-    how.add_argument('--poll', type=float, metavar='S', help='seconds between two looks')
+    how.add_argument('--wait', type=_seconds, default=3600.0, metavar='S', help='(default: 3600)')
+    how.add_argument('--poll', type=_seconds, metavar='S', help='seconds between two looks')
     how.add_argument('--job', default='job', metavar='NAME', help='several jobs on one fleet')
     how.add_argument('--restarts', type=_count, default=50, metavar='N', help='(default: 50)')
     how.add_argument('--detach', action='store_true', help='return when it runs')
@@ -286,6 +287,16 @@ def _count(text: str) -> int:
     if not text.isdecimal():
         raise argparse.ArgumentTypeError(f'{text!r} is not a whole number')
     return int(text)
+
+
+def _seconds(text: str) -> float:
+    try:
+        found = float(text)
+    except ValueError:
+        found = math.nan
+    if not 0 <= found < math.inf:
+        raise argparse.ArgumentTypeError(f'{text!r} is not a number of seconds')
+    return found
 
 
 if __name__ == '__main__':

@@ -233,10 +233,16 @@ def records() -> Path:
 def remember(fleet: Fleet) -> None:
     """Keeps what was asked for; no credential is among it."""
     file = records() / f'{fleet.resource}.json'
-    file.parent.mkdir(parents=True, exist_ok=True)
     partial = file.with_suffix('.part')
-    partial.write_text(json.dumps(asdict(fleet), indent=2) + '\n', encoding='utf-8')
-    partial.replace(file)
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        partial.write_text(json.dumps(asdict(fleet), indent=2) + '\n', encoding='utf-8')
+        partial.replace(file)
+    except OSError as error:
+        raise Refusal(
+            f'{file} cannot be written ({error.strerror or error}): name another folder with '
+            'SEQZOO_TPU_RECORDS, and give the same command again'
+        ) from error
 
 
 def forget(fleet: Fleet) -> None:
@@ -252,6 +258,11 @@ def recall(name: str) -> dict[str, Any]:
         Fleet(**found)
     except FileNotFoundError:
         return {}
+    except OSError as error:
+        raise Refusal(
+            f'{file} cannot be read ({error.strerror or error}): name another folder with '
+            'SEQZOO_TPU_RECORDS'
+        ) from error
     except (ValueError, TypeError) as error:
         raise Refusal(f'{file} is damaged ({error}); delete it and give all options') from error
     return found

@@ -114,7 +114,9 @@ def run(arguments: argparse.Namespace) -> int:
             raise UserError('--merge joins results as they are; leave CONFIG and its options out')
         from seqzoo.analysis.scaling import merged
 
-        return _report(merged(arguments.merge), arguments)
+        result = merged(arguments.merge)
+        _make(arguments.output)
+        return _report(result, arguments)
     if arguments.config is None:
         raise UserError('missing: CONFIG (see `seqzoo bench --help`)')
     if not arguments.input and (arguments.step_seconds or arguments.chips):
@@ -132,6 +134,7 @@ def run(arguments: argparse.Namespace) -> int:
         bench = _bench(experiment, arguments, arguments.devices[0] or None)
         serve(_in_memory(bench.prepare), bench.round, sys.stdin)
         return 0
+    _make(arguments.output)  # before the minutes that a measurement takes
     join(arguments)
     import jax
 
@@ -139,6 +142,15 @@ def run(arguments: argparse.Namespace) -> int:
     if jax.distributed.is_initialized():
         return _measure_together(experiment, arguments)
     return _measure_apart(experiment, arguments)
+
+
+def _make(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(
+            f'{folder} cannot be a folder ({error.strerror or error}); give another --output'
+        ) from error
 
 
 def _measure_apart(experiment: Any, arguments: argparse.Namespace) -> int:

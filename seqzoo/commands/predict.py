@@ -12,7 +12,7 @@ from seqzoo.commands.command import RUNNING, Command, add_checkpoint, at_least, 
 from seqzoo.commands.lines import open_output, read_lines
 from seqzoo.commands.processes import EXPLANATION, add_processes, join
 from seqzoo.commands.reporting import examples_done
-from seqzoo.commands.sounds import is_sound, write_sounds
+from seqzoo.commands.sounds import is_sound, refuse_without_sounds, write_sounds
 from seqzoo.errors import UserError
 
 DESCRIPTION = f"""\
@@ -106,6 +106,8 @@ def run(arguments: argparse.Namespace) -> int:
     loaded = load_run(
         arguments.run, step=arguments.step, average_last=arguments.average, overrides=overrides
     )
+    if is_sound(arguments.output):
+        refuse_without_sounds(loaded, arguments.output)
     if arguments.show_probabilities is not None:
         return _show_probabilities(loaded, records, arguments)
     if arguments.alignments:

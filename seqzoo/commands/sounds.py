@@ -12,6 +12,21 @@ def is_sound(path: Path | None) -> bool:
     return path is not None and path.suffix.lower() == '.wav'
 
 
+def refuse_without_sounds(loaded: Any, output: Path) -> None:
+    """Refuses before anything is predicted what could not be written.
+
+    Raises:
+        UserError: the run makes no sounds.
+    """
+    from seqzoo.tasks.audio import AudioModeling
+
+    if not isinstance(loaded.experiment.task, AudioModeling):
+        raise UserError(
+            f'{output} would be a sound, but this run does not make any; give --output another '
+            'name, or take a run of a WaveNet'
+        )
+
+
 def write_sounds(
     loaded: Any, predictions: Sequence[Any], output: Path, picture: Path | None
 ) -> list[Path]:
@@ -27,18 +42,13 @@ def write_sounds(
         The names of the files.
 
     Raises:
-        UserError: the run makes no sounds, or was asked for none.
+        UserError: the run was asked for no sound.
     """
     from seqzoo.analysis.spectrograms import spectrogram_picture
     from seqzoo.data.audio import write_wav
-    from seqzoo.tasks.audio import AudioModeling, sound_of
+    from seqzoo.tasks.audio import sound_of
 
     task = loaded.experiment.task
-    if not isinstance(task, AudioModeling):
-        raise UserError(
-            f'{output} would be a sound, but this run does not make any; give --output another '
-            'name, or take a run of a WaveNet'
-        )
     found = [one for p in predictions for one in (p, *p.alternatives) if one.text]
     if not found:
         raise UserError('there is no record: give one line for each sound, such as "rising 0.5"')

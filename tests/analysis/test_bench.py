@@ -169,6 +169,8 @@ def test_simulated_devices_are_no_speed_and_the_result_says_so():
     ('words', 'complaint'),
     [
         (['--devices', '1,x'], 'list of different whole numbers'),
+        (['--devices', '0,1'], 'counts from 1 on'),
+        (['--output', __file__], 'give another --output'),
         (['--strategy', 'jit,xmap'], "'xmap' is none of"),
         (['--chips', '4'], 'belong to --input'),
         (['--input', '--chips', '4'], 'give that too'),

@@ -143,3 +143,12 @@ def test_a_toy_is_trained_measured_and_taken_up(ablation, tmp_path, monkeypatch,
 
     monkeypatch.setattr(ablation.subprocess, 'run', never)
     ablation.main(words)
+
+
+@pytest.mark.parametrize('option', ['--seeds', '--steps'])
+def test_no_runs_and_no_updates_are_refused(ablation, option, tmp_path, capsys):
+    words = ['--folder', str(tmp_path), '--data-dir', str(tmp_path)]
+    with pytest.raises(SystemExit):
+        ablation.main([*words, '--results', str(tmp_path / 'results'), option, '0'])
+    assert 'not a whole number from 1 on' in capsys.readouterr().err
+    assert not (tmp_path / 'results').exists()

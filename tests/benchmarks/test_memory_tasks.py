@@ -77,3 +77,10 @@ def test_accuracies_stand_beside_the_most_frequent_class(program):
     test = {'accuracy': 42.0, 'majority_accuracy': 15.1}
     found = row(program, 'listops', 'lstm', test=test)
     assert (program.measured(found), program.baseline(found)) == ('42.0 %', '15.1 %')
+
+
+@pytest.mark.parametrize('minutes', ['-1', '0', 'nan'])
+def test_no_time_is_refused(program, minutes, tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        program.main(['--runs', str(tmp_path), f'--minutes={minutes}'])
+    assert 'give a time above 0' in capsys.readouterr().err

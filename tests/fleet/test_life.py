@@ -6,7 +6,7 @@ import shlex
 import pytest
 
 from tpu import shell
-from tpu.fleet import resource_name
+from tpu.fleet import Fleet, remember, resource_name
 from tpu.shell import Refusal
 from tpu.slices import parse
 
@@ -224,6 +224,8 @@ def test_newest_chips_come_from_compute_engine_with_all_their_parts(cloud):
         (['logs', 'r', *HERE, '--worker', '1'], 'counted from 0'),
         (['manifest', 'r', 'helm', *HERE, '--', 'train'], 'One of jobset, xpk, slurm'),
         (['fly', 'r'], 'invalid choice'),
+        (['create', 'r', *HERE, '--wait', '-1'], 'not a number of seconds'),
+        (['create', 'r', *HERE, '--poll', 'nan'], 'not a number of seconds'),
         (['create', 'r', *HERE, '--slices', '0'], 'not a whole number from 1 on'),
     ],
 )
@@ -233,6 +235,16 @@ def test_wrong_input_is_one_sentence_and_touches_nothing(cloud, words, complaint
     assert complaint in err
     assert len(err.strip().splitlines()) == 1
     assert not [c for c in cloud.calls() if 'describe' not in c['words']]
+
+
+def test_a_folder_of_records_that_is_none_is_refused(cloud, monkeypatch, tmp_path):
+    (tmp_path / 'file').touch()
+    monkeypatch.setenv('SEQZOO_TPU_RECORDS', str(tmp_path / 'file'))
+    status, _, err = cloud.run('create', 'r', *HERE)
+    assert (status, 'cannot be read (Not a directory)' in err) == (2, True)
+    with pytest.raises(Refusal, match='cannot be written'):
+        remember(Fleet('r', 'v5e-8'))
+    assert cloud.calls() == []
 
 
 def test_a_tool_that_is_missing_is_named(cloud, monkeypatch):

@@ -2,6 +2,8 @@
 
 import dataclasses
 import functools
+from pathlib import Path
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +12,7 @@ import pytest
 from flax.core import meta
 
 from seqzoo.analysis.spectrograms import spectrogram, spectrogram_picture
+from seqzoo.commands.sounds import refuse_without_sounds
 from seqzoo.data.audio import Tones, levels_of, samples_of
 from seqzoo.data.batching import BatchConfig
 from seqzoo.errors import UserError
@@ -138,3 +141,11 @@ def test_a_spectrogram_shows_the_pitch_at_its_time(tmp_path):
     assert (tmp_path / 'x.png').read_bytes().startswith(b'\x89PNG')
     with pytest.raises(UserError, match='no sound to draw'):
         spectrogram_picture([[('a', np.zeros(0))]], 8000)
+
+
+def test_a_run_of_another_task_is_refused_before_it_predicts():
+    run = SimpleNamespace(experiment=SimpleNamespace(task=TASK))
+    refuse_without_sounds(run, Path('x.wav'))
+    run.experiment.task = object()
+    with pytest.raises(UserError, match=r'x\.wav would be a sound, but this run does not'):
+        refuse_without_sounds(run, Path('x.wav'))
