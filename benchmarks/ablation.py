@@ -13,6 +13,7 @@ A difference is taken seed by seed: both runs have the same seed, data and order
 """
 
 import argparse
+import json
 import shlex
 import statistics
 import subprocess
@@ -75,7 +76,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     for seed in range(arguments.seeds):  # all changes of a seed first: a part is a table too
         for name in names:
             file = arguments.results / f'ablation_{name}_seed{seed}.json'
-            if not file.exists():
+            if file.exists():
+                refuse_other(file, recorded(name, seed, arguments, options))
+            else:
                 print(f'{name}, seed {seed}', file=sys.stderr, flush=True)
                 row = one_run(name, seed, arguments, options)
                 rows.write(row, arguments.results)
@@ -100,9 +103,25 @@ def one_run(
         if arguments.cache_dir is not None:
             place += ['--cache-dir', str(arguments.cache_dir)]
         subprocess.run([sys.executable, '-m', *words, *budget, *place], check=True)
+    return measure(run, name, seed, recorded(name, seed, arguments, options), arguments)
+
+
+def recorded(name: str, seed: int, arguments: argparse.Namespace, options: Sequence[str]) -> str:
+    """The command as a row has it: what a reader gives to train the same."""
+    words = command(name, seed, arguments, options)
     if arguments.minutes:
         words += ['--train.max-minutes', f'{arguments.minutes:g}']
-    return measure(run, name, seed, ' '.join(map(shlex.quote, [*words, '--run', 'R'])), arguments)
+    return ' '.join(map(shlex.quote, [*words, '--run', 'R']))
+
+
+def refuse_other(file: Path, wanted: str) -> None:
+    """Ends the program where a row is of another command: rows of unlike runs make no table."""
+    there = json.loads(file.read_text(encoding='utf-8'))['command']
+    if there != wanted:
+        sys.exit(
+            f'{file} is of another command ({there}, not {wanted}); give the options of then, or '
+            'another --results and --folder.'
+        )
 
 
 def command(

@@ -152,3 +152,10 @@ def test_no_runs_and_no_updates_are_refused(ablation, option, tmp_path, capsys):
         ablation.main([*words, '--results', str(tmp_path / 'results'), option, '0'])
     assert 'not a whole number from 1 on' in capsys.readouterr().err
     assert not (tmp_path / 'results').exists()
+
+
+def test_a_row_of_another_command_is_not_mixed_in(ablation, tmp_path):
+    (tmp_path / 'ablation_base_seed0.json').write_text(json.dumps({'command': 'seqzoo train x'}))
+    words = ['--folder', str(tmp_path / 'runs'), '--data-dir', str(tmp_path)]
+    with pytest.raises(SystemExit, match='is of another command'):
+        ablation.main([*words, '--results', str(tmp_path), '--only', 'base', '--seeds', '1'])
