@@ -26,6 +26,7 @@ def test_a_job_runs_on_every_host_with_its_words_as_they_are(cloud):
     assert len(cloud.calls('tpu-vm', 'create')) == 1
 
 
+@pytest.mark.slow
 def test_status_75_starts_again_on_the_host_itself(cloud):
     cloud.write('exits', '75 75 0')
     assert cloud.run('launch', 'r', *HERE, *TRAIN)[0] == 0
@@ -65,6 +66,7 @@ def test_a_slice_lost_in_the_middle_is_made_anew_and_the_same_command_goes_on(cl
     assert len(cloud.calls('scp', 'seqzoo-code.tgz')) == 2
 
 
+@pytest.mark.slow
 def test_one_missing_host_stops_the_others_instead_of_letting_them_wait(cloud):
     cloud.run('create', 'r', *POD)
     cloud.run('push', 'r')
@@ -94,6 +96,7 @@ def test_a_host_that_is_not_set_up_is_told(cloud):
     assert (status, '1 of 2 hosts of r are set up' in err) == (2, True)
 
 
+@pytest.mark.slow
 def test_slices_of_compute_engine_are_told_of_each_other(cloud):
     words = ['--slice', '7x:2x2x1', '--zone', 'z-c', '--slices', '2', '--poll', '0.3']
     assert cloud.run('launch', 'iron', *words, *TRAIN)[0] == 0
