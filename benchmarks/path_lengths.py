@@ -249,7 +249,9 @@ def draw(found: dict[str, Any], path: Path) -> None:
             sizes = [r['bytes'] / 1e6 for r in rows]
             memory_panel.plot([r['length'] for r in rows], sizes, color=color, linestyle=style)
     lengths = [int(length) for length in found['reach']]
-    for index, kind in enumerate(next(iter(found['reach'].values()))):
+    for kind in next(iter(found['reach'].values())):
+        # The colour of its family; dilation is a kind of its own.
+        index = FAMILIES.index(kind) if kind in FAMILIES else len(FAMILIES)
         layers = [kinds[kind] for kinds in found['reach'].values()]
         style = '--' if kind == 'recurrent' else '-'
         color = drawing.COLORS[index]
