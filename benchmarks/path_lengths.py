@@ -146,18 +146,16 @@ def measure(given: argparse.Namespace) -> dict[str, Any]:
         for what in ('layer', 'training step'):
             for family in FAMILIES:
                 print(f'preparing {family}, {what}, {length}', file=sys.stderr)
-                system = prepare(family, what, length, given.width, given.layers)
-                if system.bytes > given.most_gigabytes * 1e9:
-                    system.run = lambda: None  # its plan is known, and it would not fit
-                else:
-                    system.run()
-                systems.append(system)
+                systems.append(prepare(family, what, length, given.width, given.layers))
+    # Of the others the plan is known, and they would not fit.
+    timed = [system for system in systems if system.bytes <= given.most_gigabytes * 1e9]
+    for system in timed:
+        system.run()
     for _ in range(given.repeats):
-        for system in systems:
-            if system.bytes <= given.most_gigabytes * 1e9:
-                started = time.perf_counter()
-                system.run()
-                system.seconds.append(time.perf_counter() - started)
+        for system in timed:
+            started = time.perf_counter()
+            system.run()
+            system.seconds.append(time.perf_counter() - started)
     asked = [length for length in given.lengths if length <= CHECKED]
     return {
         'width': given.width,

@@ -126,8 +126,8 @@ class Residual(nn.Module):
         return constrain(x, 'batch', 'length', 'embed')
 
 
-class EncoderLayer(nn.Module):
-    """Self-attention and a feed-forward layer."""
+class SelfAttentionLayer(nn.Module):
+    """What layers of self-attention and a feed-forward layer share."""
 
     config: LayerConfig
 
@@ -137,6 +137,20 @@ class EncoderLayer(nn.Module):
         self.self_attention_residual = Residual(self.config)
         self.feed_forward = _feed_forward(self.config)
         self.feed_forward_residual = Residual(self.config)
+
+    def _finish(self, x: jax.Array, attended: jax.Array, train: bool = False) -> jax.Array:
+        """The stream after both sublayers."""
+        if self.config.parallel_residual:
+            h = self.feed_forward(self.feed_forward_residual.read(x), train)
+            x = self.self_attention_residual.write(x, attended, train)
+        else:
+            x = self.self_attention_residual.write(x, attended, train)
+            h = self.feed_forward(self.feed_forward_residual.read(x), train)
+        return self.feed_forward_residual.write(x, h, train)
+
+
+class EncoderLayer(SelfAttentionLayer):
+    """Self-attention and a feed-forward layer."""
 
     def __call__(self, x: jax.Array, context: Context) -> jax.Array:
         """`[batch, length, embed]` to the same shape."""
@@ -148,22 +162,11 @@ class EncoderLayer(nn.Module):
             key_segments=context.segments,
             train=context.train,
         )
-        x = self.self_attention_residual.write(x, h, context.train)
-        h = self.feed_forward(self.feed_forward_residual.read(x), context.train)
-        return self.feed_forward_residual.write(x, h, context.train)
+        return self._finish(x, h, context.train)
 
 
-class CausalLayer(nn.Module):
+class CausalLayer(SelfAttentionLayer):
     """Causal self-attention and a feed-forward layer, one after the other or in parallel."""
-
-    config: LayerConfig
-
-    def setup(self) -> None:
-        """Declares the sublayers."""
-        self.self_attention = _attention(self.config)
-        self.self_attention_residual = Residual(self.config)
-        self.feed_forward = _feed_forward(self.config)
-        self.feed_forward_residual = Residual(self.config)
 
     def __call__(self, x: jax.Array, context: Context) -> jax.Array:
         """`[batch, length, embed]` to the same shape."""
@@ -198,16 +201,6 @@ class CausalLayer(nn.Module):
             h, cache, slot, mask, positions=positions, lengths=lengths
         )
         return self._finish(x, h), cache
-
-    def _finish(self, x: jax.Array, attended: jax.Array, train: bool = False) -> jax.Array:
-        """The stream after both sublayers."""
-        if self.config.parallel_residual:
-            h = self.feed_forward(self.feed_forward_residual.read(x), train)
-            x = self.self_attention_residual.write(x, attended, train)
-        else:
-            x = self.self_attention_residual.write(x, attended, train)
-            h = self.feed_forward(self.feed_forward_residual.read(x), train)
-        return self.feed_forward_residual.write(x, h, train)
 
 
 class LayerGroup(nn.Module):
