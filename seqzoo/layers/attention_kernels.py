@@ -140,7 +140,8 @@ def _splash_on_one_device(
     # [batch, length, heads, kv] -> [batch, heads, padded length, kv]
     q, k, v = (_pad(x, 1).swapaxes(1, 2) for x in (query, key, value))
     segments = kernels.SegmentIds(
-        q=_pad(query_segments, 1, _PADDING_SEGMENT), kv=_pad(key_segments, 1, _PADDING_SEGMENT)
+        q=_pad(query_segments.astype(jnp.int32), 1, _PADDING_SEGMENT),
+        kv=_pad(key_segments.astype(jnp.int32), 1, _PADDING_SEGMENT),
     )
     shape = (q.shape[2], k.shape[2])
     if band is not None:

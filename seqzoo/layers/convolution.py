@@ -67,12 +67,12 @@ class Rows:
 
     Attributes:
         segments: `[batch, length]`: 1, 2, ... and 0 for padding.
-        packed: whether any row holds several segments, a scalar that need not be known before the
-            program runs; `None`: none does.
+        packed: whether a row may hold several segments. Known before the program runs, since XLA's
+            CPU backend runs a convolution in a branch of `jax.lax.cond` several times slower.
     """
 
     segments: jax.Array
-    packed: jax.Array | None = None
+    packed: bool = flax.struct.field(pytree_node=False, default=False)
 
     @property
     def read(self) -> jax.Array:
@@ -86,8 +86,13 @@ class Rows:
 
 
 def rows_of(segments: jax.Array | None) -> Rows | None:
-    """What `segments` say; `None`: every place is real, and of one segment."""
-    return None if segments is None else Rows(segments, jnp.any(segments > 1))
+    """What `segments` say; `None`: every place is real, and of one segment.
+
+    Booleans tell what is real and that no row holds several segments: the convolutions are then
+    plain ones. Under numbers they are products with what each place sees, which takes the memory of
+    a window for each place.
+    """
+    return None if segments is None else Rows(segments, segments.dtype != jnp.bool_)
 
 
 def glu(x: jax.Array) -> jax.Array:
@@ -193,7 +198,7 @@ class SequenceConvolution(nn.Module):
                 past = jnp.where(rows.segments[:, :1, None] > 0, past, 0)
             x, around = jnp.concatenate([past, x], axis=1), (0, 0)
 
-        def unpacked() -> jax.Array:
+        if rows is None or not rows.packed:
             return jax.lax.conv_general_dilated(
                 x,
                 kernel,
@@ -202,24 +207,16 @@ class SequenceConvolution(nn.Module):
                 rhs_dilation=(self.dilation,),
                 dimension_numbers=('NWC', 'WIO', 'NWC'),
             )
-
-        if rows is None or rows.packed is None:
-            return unpacked()
+        # Which taps are seen depends on both ends, which no convolution knows.
         segments, known = rows.segments, rows.segments
         if before is not None:
             known = jnp.concatenate([jnp.repeat(known[:, :1], reach, axis=1), known], axis=1)
-
-        def packed() -> jax.Array:
-            # Which taps are seen depends on both ends, which no convolution knows.
-            places = jnp.pad(known, ((0, 0), around))
-            taps = range(0, reach + 1, self.dilation)
-            own = [places[:, tap : tap + length] == segments for tap in taps]
-            windows = _windows(
-                jnp.pad(x, ((0, 0), around, (0, 0))), length, self.dilation, jnp.stack(own, axis=2)
-            )
-            return windows @ kernel.reshape(-1, self.features)
-
-        return jax.lax.cond(rows.packed, packed, unpacked)
+        places = jnp.pad(known, ((0, 0), around))
+        taps = range(0, reach + 1, self.dilation)
+        own = [places[:, tap : tap + length] == segments for tap in taps]
+        whole = jnp.pad(x, ((0, 0), around, (0, 0)))
+        windows = _windows(whole, length, self.dilation, jnp.stack(own, axis=2))
+        return windows @ kernel.reshape(-1, self.features)
 
 
 def _windows(x: jax.Array, length: int, dilation: int, seen: jax.Array | None) -> jax.Array:

@@ -141,7 +141,8 @@ class CausalLM(Protocol):
         self,
         tokens: jax.Array,  # [batch, length] int32
         *,
-        segments: jax.Array | None = None,  # [batch, length], 1, 2, ... and 0 for padding
+        # [batch, length], 1, 2, ... and 0 for padding; booleans if no row holds several texts
+        segments: jax.Array | None = None,
         positions: jax.Array | None = None,
         carry: Any = (),  # the state that an earlier call returned; `()` begins anew
         train: bool = False,
@@ -281,8 +282,8 @@ class LabelingConfig(ModelConfig):
 
 @runtime_checkable
 class Seq2Seq(Protocol):
-    """An encoder-decoder. Segments are 1, 2, ... with 0 for padding; without them every position is
-    real.
+    """An encoder-decoder. Segments are 1, 2, ... with 0 for padding, or booleans, which say that no
+    row holds several sentences; without them every position is real.
 
     `target` is what the decoder reads: the task has shifted it already.
     """

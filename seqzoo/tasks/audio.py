@@ -144,7 +144,7 @@ class AudioModeling(ColumnTask):
         def forward(module: Any) -> jax.Array:
             output = module(
                 read,
-                segments=batch['segments'],
+                segments=batch['segments'] > 0,  # a row is one sound
                 condition=_condition(module, batch),
                 train=key is not None,
             )

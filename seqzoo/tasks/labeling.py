@@ -208,7 +208,8 @@ def outputs_of(
         UserError: the model has another kind of answer.
     """
     rngs = {} if key is None else {'dropout': key}
-    options = {'segments': batch['segments'], 'train': key is not None}
+    # Booleans: a row of a table is one sequence, which spares convolutions looking for others.
+    options = {'segments': batch['segments'] > 0, 'train': key is not None}
     output: Any = model.apply(variables, inputs, rngs=rngs, **options)
     if output.outputs.ndim != rank:
         wanted, given = ('sequence', 'step') if rank == 2 else ('step', 'sequence')

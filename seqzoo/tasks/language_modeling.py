@@ -275,11 +275,14 @@ class LanguageModeling(Task):
         self, model: nn.Module, variables: Any, batch: Batch, carry: Any, *, key: jax.Array | None
     ) -> tuple[Losses, Any]:
         tokens, targets = batch['tokens'][:, :-1], batch['tokens'][:, 1:]
+        segments = batch.get('segments')
+        if segments is not None and self.documents == 'joined':
+            segments = segments > 0  # one text a row, or nothing
 
         def forward(module: Any) -> Any:
             output = module(
                 tokens,
-                segments=batch.get('segments'),
+                segments=segments,
                 carry=self._begun(module, batch['anew'], carry),
                 train=key is not None,
             )

@@ -67,8 +67,9 @@ def seq2seq_search(
 
     def search(variables: Any, batch: dict[str, jax.Array]) -> Decoded:
         call = functools.partial(model.apply, variables)
-        memory = call(batch['source'], source_segments=batch['source_segments'], method='encode')
-        lengths = jnp.sum(batch['source_segments'] > 0, axis=-1)
+        real = batch['source_segments'] > 0  # one sentence a row
+        memory = call(batch['source'], source_segments=real, method='encode')
+        lengths = jnp.sum(real, axis=-1)
         step, cache = _step_and_cache(model, variables, memory, max_length, _width(decoding))
         return _run(
             decoding,
