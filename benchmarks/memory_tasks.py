@@ -6,8 +6,10 @@
     python benchmarks/memory_tasks.py --runs D --sizes published --minutes 6000   # an accelerator
 
 The minutes are shared out evenly among the cells of the grid; a cell that learns its task to the
-end leaves its rest to the others. What has been trained stays in the folder D: the same command
-goes on where it stopped, and prints the table of all that is there.
+end leaves its rest to the others. On a CPU the cells are trained side by side, each on a core of
+its own, since programs this small gain little from a second one; what a cell says while it trains
+is in `log.txt` of its folder. What has been trained stays in the folder D: the same command goes on
+where it stopped, and prints the table of all that is there.
 
 `small` sizes are the shorter of those that Bai et al. 2018 have (adding over 200 steps, copying
 after 500) and ListOps of 20 to 100 tokens; `published` ones those of their tables (600 and 1,000
@@ -16,7 +18,9 @@ and permuted, has one size, and takes more than an hour a cell on two cores: nam
 """
 
 import argparse
+import concurrent.futures
 import json
+import multiprocessing
 import os
 import sys
 import time
@@ -25,6 +29,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import jax
 import machine
 import rows
 
@@ -38,6 +43,7 @@ from seqzoo.training.run import evaluate, load_experiment_of
 RESULTS = Path(__file__).parent / 'results'
 FAMILIES = ('elman', 'lstm', 'gru', 'tcn', 'transformer')
 DEFAULT_TASKS = ('adding', 'copy', 'listops')
+_SPAWN = multiprocessing.get_context('spawn')
 COLUMNS = (
     *('problem', 'family', 'parameters', 'result', 'without memory', 'published'),
     *('updates', 'minutes'),
@@ -130,6 +136,94 @@ def cell_of(task: str, family: str, sizes: str) -> Cell:
     return Cell(task, family, name, changes, published)
 
 
+@dataclass
+class Budget:
+    """Minutes, shared out evenly among the cells that have not begun.
+
+    Attributes:
+        left: minutes that nobody has.
+        cells: how many have not begun.
+    """
+
+    left: float
+    cells: int
+
+    def take(self) -> float:
+        """The share of the next cell."""
+        share = max(self.left, 0.0) / self.cells
+        self.left, self.cells = self.left - share, self.cells - 1
+        return share
+
+    def give_back(self, minutes: float) -> None:
+        """What a cell left over; less than nothing if it overran."""
+        self.left += minutes
+
+
+def train_missing(
+    cells: Sequence[Cell],
+    runs: Path,
+    sizes: str,
+    minutes: float,
+    workers: int,
+    data_dir: Path | None,
+) -> list[dict[str, Any]]:
+    """The row of every cell; trains those without one, `workers` at a time.
+
+    Args:
+        cells: in the order in which they begin.
+        runs: folder of their runs.
+        sizes: part of a run's name.
+        minutes: of all cells together, on the clock.
+        workers: processes, each on a core of its own if there are several.
+        data_dir: where data sets lie.
+    """
+    notes = [runs / f'{c.task}_{sizes}_{c.family}' / 'memory_tasks_row.json' for c in cells]
+    done = [json.loads(note.read_text(encoding='utf-8')) for note in notes if note.exists()]
+    waiting = [(c, note) for c, note in zip(cells, notes, strict=True) if not note.exists()]
+    spent = sum(row['minutes'] for row in done)
+    budget = Budget(max(minutes * workers - spent, 0.0), len(waiting))
+    places: list[int | None] = [None]
+    if workers > 1:
+        places = [*sorted(os.sched_getaffinity(0))[:workers]]
+    running: dict[concurrent.futures.Future[None], tuple[Path, float, int | None]] = {}
+    with concurrent.futures.ProcessPoolExecutor(
+        workers, mp_context=_SPAWN, max_tasks_per_child=1
+    ) as pool:
+        while waiting or running:
+            while waiting and places:
+                (cell, note), share, core = waiting.pop(0), budget.take(), places.pop()
+                print(f'{cell.task}, {cell.family}: at most {share:.1f} minutes', file=sys.stderr)
+                future = pool.submit(_train_into, note, core, cell, share, data_dir)
+                running[future] = (note, share, core)
+            ended, _ = concurrent.futures.wait(
+                running, return_when=concurrent.futures.FIRST_COMPLETED
+            )
+            for future in ended:
+                note, share, core = running.pop(future)
+                future.result()  # raises what was raised there
+                row = json.loads(note.read_text(encoding='utf-8'))
+                print(f'{note.parent.name}: {measured(row)}', file=sys.stderr)
+                budget.give_back(share - row['minutes'])
+                places.append(core)
+    return [json.loads(note.read_text(encoding='utf-8')) for note in notes]
+
+
+def _train_into(
+    note: Path, core: int | None, cell: Cell, minutes: float, data_dir: Path | None
+) -> None:
+    """Trains a cell in a process of its own, and writes its row."""
+    if core is not None:
+        os.sched_setaffinity(0, {core})
+    note.parent.mkdir(parents=True, exist_ok=True)
+    with open(note.with_name('log.txt'), 'a', encoding='utf-8') as log:
+        os.dup2(log.fileno(), sys.stdout.fileno())
+        os.dup2(log.fileno(), sys.stderr.fileno())
+        row = train(cell, note.parent, minutes, data_dir)
+    partial = note.with_suffix('.partial')
+    partial.write_text(json.dumps(row, indent=1) + '\n', encoding='utf-8')
+    partial.replace(note)
+
+
 def train(cell: Cell, folder: Path, minutes: float, data_dir: Path | None) -> dict[str, Any]:
     """Trains a cell for so long at most, and measures it; a row."""
     experiment = seqzoo.load_experiment(
@@ -151,6 +245,7 @@ def train(cell: Cell, folder: Path, minutes: float, data_dir: Path | None) -> di
         'steps': max(clock),
         'of_steps': experiment.train.steps,
         'minutes': round(max(clock.values()) / 60, 2),
+        'cores': machine.cores(),
         'checkpoint': found['step'],
         'test': found['metrics'],
         'published': cell.published,
@@ -159,6 +254,13 @@ def train(cell: Cell, folder: Path, minutes: float, data_dir: Path | None) -> di
         'recorded_at_commit': rows.commit(),
         'date': time.strftime('%Y-%m-%d'),
     }
+
+
+def _cells_at_a_time() -> int:
+    with concurrent.futures.ProcessPoolExecutor(1, mp_context=_SPAWN) as pool:
+        # Asked elsewhere: the process that asks holds the accelerator's memory from then on.
+        backend = pool.submit(jax.default_backend).result()
+    return machine.cores() if backend == 'cpu' else 1
 
 
 def command_of(cell: Cell) -> str:
@@ -214,7 +316,8 @@ def render(found: dict[str, Any]) -> str:
         '',
         'Published: Bai, Kolter and Koltun 2018, table 1, and for ListOps Tay et al. 2021, with '
         'their own models of about as many parameters, at the sizes named and trained to the end. '
-        'What stopped before its last update had used up its share of the minutes.',
+        'What stopped before its last update had used up its share of the minutes'
+        + (', each cell on one core.' if {r.get('cores') for r in found['rows']} == {1} else '.'),
         '',
     ]
     return '\n'.join(lines)
@@ -253,27 +356,23 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument('--families', nargs='+', choices=FAMILIES, default=FAMILIES)
     parser.add_argument('--sizes', choices=('small', 'published'), default='small')
     parser.add_argument('--minutes', type=float, default=60.0, help='for all cells together')
+    parser.add_argument(
+        '--workers', type=int, help='cells at a time; by default a core each, one on accelerators'
+    )
     parser.add_argument('--data-dir', type=Path, help='where MNIST lies')
     parser.add_argument('--output', type=Path, default=RESULTS, help='folder of the results')
     given = parser.parse_args(argv)
     if not given.minutes > 0:
         parser.error(f'--minutes {given.minutes}: give a time above 0')
-    cells = grid(given.tasks, given.families, given.sizes)
-    left, made, before = given.minutes, [], os.getloadavg()
-    for number, cell in enumerate(cells):
-        folder = given.runs / f'{cell.task}_{given.sizes}_{cell.family}'
-        note = folder / 'memory_tasks_row.json'
-        if not note.exists():
-            share = left / (len(cells) - number)
-            print(f'{cell.task}, {cell.family}: at most {share:.1f} minutes', file=sys.stderr)
-            row = train(cell, folder, share, given.data_dir)
-            note.write_text(json.dumps(row, indent=1) + '\n', encoding='utf-8')
-        row = json.loads(note.read_text(encoding='utf-8'))
-        left -= row['minutes']
-        made.append(row)
+    if given.workers is not None and not 1 <= given.workers <= machine.cores():
+        parser.error(f'--workers {given.workers}: give 1 to {machine.cores()}')
+    cells, before = grid(given.tasks, given.families, given.sizes), os.getloadavg()
+    workers = given.workers or _cells_at_a_time()
+    made = train_missing(cells, given.runs, given.sizes, given.minutes, workers, given.data_dir)
     found = {
         'sizes': given.sizes,
         'minutes': given.minutes,
+        'workers': workers,
         'machine': machine.facts(['jax', 'flax', 'optax', 'numpy']),
         'load_average': {'before': before, 'after': os.getloadavg()},
         'rows': made,

@@ -3,6 +3,8 @@
 import importlib.util
 import json
 import pathlib
+import subprocess
+import sys
 
 import pytest
 from PIL import Image
@@ -49,10 +51,7 @@ def row(program, task, family, **more):
     }
 
 
-def test_rows_that_are_there_are_shown_and_drawn_and_not_trained_again(
-    program, tmp_path, monkeypatch, capsys
-):
-    monkeypatch.setattr(program, 'train', lambda *_: pytest.fail('trained'))
+def test_rows_that_are_there_are_shown_and_drawn_and_not_trained_again(program, tmp_path, capsys):
     for family in ('elman', 'tcn'):
         folder = tmp_path / 'runs' / f'adding_small_{family}'
         folder.mkdir(parents=True)
@@ -60,7 +59,7 @@ def test_rows_that_are_there_are_shown_and_drawn_and_not_trained_again(
         (folder / 'memory_tasks_row.json').write_text(json.dumps(note))
     out = tmp_path / 'out'
     words = ['--runs', str(tmp_path / 'runs'), '--tasks', 'adding', '--output', str(out)]
-    program.main([*words, '--families', 'elman', 'tcn'])
+    program.main([*words, '--families', 'elman', 'tcn', '--workers', '1'])
     said = capsys.readouterr().out
     assert (
         '| adding 200 | tcn | 1,000 | 0.012 | 0.167 | 0.177 (T = 600) | 50 of 100 | 1.5 |' in said
@@ -71,6 +70,32 @@ def test_rows_that_are_there_are_shown_and_drawn_and_not_trained_again(
     ]
     with Image.open(out / 'memory_tasks.png') as image:
         assert image.width > 300
+    assert sorted(x.name for x in (tmp_path / 'runs' / 'adding_small_tcn').iterdir()) == [
+        'memory_tasks_row.json'  # nothing was trained
+    ]
+
+
+def test_what_a_cell_leaves_over_is_shared_by_those_that_have_not_begun(program):
+    budget = program.Budget(left=60, cells=3)
+    assert budget.take() == 20
+    budget.give_back(12)
+    assert budget.take() == 26
+    budget.give_back(-30)  # it overran
+    assert budget.take() == 0
+
+
+@pytest.mark.slow
+def test_cells_are_trained_side_by_side_and_each_says_how_far_it_came(tmp_path):
+    words = ['--runs', str(tmp_path / 'runs'), '--tasks', 'adding', '--output', str(tmp_path)]
+    words += ['--families', 'elman', 'gru', '--workers', '2', '--minutes', '0.05']
+    ran = subprocess.run(
+        [sys.executable, str(PROGRAM), *words], check=True, capture_output=True, text=True
+    )
+    found = json.loads((tmp_path / 'memory_tasks.json').read_text())
+    assert [(r['family'], r['cores']) for r in found['rows']] == [('elman', 1), ('gru', 1)]
+    assert all(0 < r['steps'] < r['of_steps'] for r in found['rows'])
+    assert 'each cell on one core' in ran.stdout
+    assert '16,345 parameters' in (tmp_path / 'runs' / 'adding_small_gru' / 'log.txt').read_text()
 
 
 def test_accuracies_stand_beside_the_most_frequent_class(program):
