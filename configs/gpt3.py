@@ -15,13 +15,13 @@ paper; `--task.documents lines` keeps them apart.
 
 Differences: batches have their full size from the start (the paper begins with 32,000 tokens and
 grows over the first 4 to 12 billion); the width of the bands, which is not published, is 256, and
-the first layer of each pair is the dense one; SentencePiece's BPE with bytes for unknown characters
-stands in for BPE of bytes.
+the first layer of each pair is the dense one; the pieces are learned from five million documents of
+yours, not GPT-2's.
 """
 
 from seqzoo.data.batching import BatchConfig
 from seqzoo.data.plain_text import SplitFiles
-from seqzoo.data.tokenizers import TokenizerConfig
+from seqzoo.data.subwords import ByteLevelBPE
 from seqzoo.experiment import Experiment, Published, TrainConfig
 from seqzoo.models.gpt import GPTConfig
 from seqzoo.optimization.optimizers import Adam
@@ -68,7 +68,7 @@ def experiment() -> Experiment:
         ),
         task=LanguageModeling(
             corpus=SplitFiles(folder='documents'),
-            tokenizer=TokenizerConfig(vocab_size=50_257, byte_fallback=True, sample=5_000_000),
+            tokenizer=ByteLevelBPE(vocab_size=50_257, sample=5_000_000),
             order='windows',
         ),
         optimizer=Adam(beta2=0.95, epsilon=1e-8, weight_decay=0.1, clip_norm=1.0),

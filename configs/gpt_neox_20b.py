@@ -10,12 +10,12 @@ The text is yours: a document a line in `pile/train.txt`, `dev.txt` and `test.tx
 directory. The stored vocabulary of 50,432 is counted, as the authors' checkpoint has it.
 
 Differences: 1,536 rows, which more meshes divide; bfloat16 in place of float16 with loss scaling;
-SentencePiece's BPE with bytes for unknown characters stands in for their tokenizer.
+BPE of bytes is learned from five million documents of yours, and knows no runs of spaces.
 """
 
 from seqzoo.data.batching import BatchConfig
 from seqzoo.data.plain_text import SplitFiles
-from seqzoo.data.tokenizers import TokenizerConfig
+from seqzoo.data.subwords import ByteLevelBPE
 from seqzoo.experiment import Experiment, Published, TrainConfig
 from seqzoo.models.gpt import GPTConfig
 from seqzoo.optimization.optimizers import Adam
@@ -49,7 +49,7 @@ def experiment() -> Experiment:
         ),
         task=LanguageModeling(
             corpus=SplitFiles(folder='pile'),
-            tokenizer=TokenizerConfig(vocab_size=50_432, byte_fallback=True, sample=5_000_000),
+            tokenizer=ByteLevelBPE(vocab_size=50_432, sample=5_000_000),
             order='windows',
         ),
         optimizer=Adam(beta2=0.95, epsilon=1e-8, weight_decay=0.01, clip_norm=1.0),

@@ -174,6 +174,8 @@ class Published:
                 f"published.parameters is {self.parameters!r}; write it as '65M', '2.6M', '1.3B' "
                 "or '2,757,761'."
             )
+        if self.printed_parameters is not None and not self.printed_parameters[0]:
+            raise UserError("published.parameters is 0; leave it '' where no number is printed.")
         if self.source not in ('verified', 'secondary', 'memory'):
             raise UserError(
                 "published.source must be 'verified', 'secondary' or 'memory', not "

@@ -85,8 +85,11 @@ class HubFolder:
             tokenizer: the folder with the files of the tokenizer, if it is another one.
 
         Raises:
-            UserError: a file is missing or damaged, or asks for what we do not have.
+            UserError: a file is missing or damaged, or asks for what we do not have, or the tensors
+                are not those that are described.
         """
+        # First, so that nothing is laid out by a size that no tensor has.
+        self._names(TensorFolder(self.folder), self.model())
         return self.family.imported(self.theirs, tokenizer or self.folder)
 
     def model(self) -> ModelConfig:

@@ -2,6 +2,7 @@
 
 import functools
 
+import chex
 import hypothesis
 import jax
 import jax.numpy as jnp
@@ -165,6 +166,22 @@ def test_a_packed_row_goes_on_from_its_history_in_its_first_segment_only():
     first, _ = module.apply(variables, x[:, :3], None, before)
     second, _ = module.apply(variables, x[:, 3:])
     np.testing.assert_allclose(y, np.concatenate([first, second], axis=1), atol=1e-5)
+
+
+@pytest.mark.parametrize('resumed', [False, True])
+def test_booleans_are_one_segment_and_spare_the_windows(resumed):
+    module, variables = built(2, window=3, dilation=2)
+    x, real = signal(3, 6, 2), np.arange(6) < np.array([[6], [2], [0]])
+    before = signal(3, 4, 2, seed=3) if resumed else None
+
+    def run(segments):
+        return module.apply(variables, x, rows_of(segments), before)
+
+    found, wanted = run(jnp.asarray(real)), run(jnp.asarray(real, jnp.int32))
+    np.testing.assert_allclose(found[0][real], wanted[0][real], atol=1e-6)
+    chex.assert_trees_all_equal(found[1], wanted[1])
+    assert 'conv_general_dilated' in str(jax.make_jaxpr(run)(jnp.asarray(real)))
+    assert 'conv_general_dilated' not in str(jax.make_jaxpr(run)(jnp.asarray(real, jnp.int32)))
 
 
 def test_gates_halve_the_channels():
