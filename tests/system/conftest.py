@@ -110,7 +110,7 @@ def train(seqzoo, corpus, tmp_path):
 class Launched:
     """Processes of the command line that work as one, each with its share of eight devices."""
 
-    def __init__(self, words, count, environment):
+    def __init__(self, words, count, environment, own_environment=None):
         with socket.socket() as free:
             free.bind(('localhost', 0))
             address = f'localhost:{free.getsockname()[1]}'
@@ -122,7 +122,7 @@ class Launched:
             self.processes.append(
                 subprocess.Popen(
                     [str(word) for word in command],
-                    env=environment,
+                    env={**environment, **(own_environment(number) if own_environment else {})},
                     stdout=subprocess.PIPE,
                     stderr=subprocess.PIPE,
                     text=True,
@@ -151,20 +151,21 @@ class Launched:
 def launch(tmp_path):
     """Starts the command line in one or several processes of their own.
 
-    The words are those of the command, or a function that gives them for each number.
+    The words are those of the command, or a function that gives them for each number;
+    `environment` gives variables that each has of its own.
     """
     started = []
 
-    def run(words, count=2, devices=None):
+    def run(words, count=2, devices=None, environment=None):
         flag = '--xla_force_host_platform_device_count'
         flags = [word for word in os.environ.get('XLA_FLAGS', '').split() if flag not in word]
-        environment = {
+        shared = {
             **os.environ,
             'XLA_FLAGS': ' '.join([*flags, f'{flag}={devices or 8 // count}']),
             'JAX_PLATFORMS': 'cpu',
             'JAX_DISABLE_MOST_OPTIMIZATIONS': '1',  # what takes long here is compiling
         }
-        started.append(Launched(words, count, environment))
+        started.append(Launched(words, count, shared, environment))
         return started[-1]
 
     yield run

@@ -105,6 +105,37 @@ def test_a_run_in_a_bucket_is_killed_and_goes_on_elsewhere(
     assert json.loads(outcome.out)['step'] == steps - 2
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_hosts_with_nothing_in_common_but_a_bucket_are_one_run(
+    store, seqzoo, small, launch, tmp_path, monkeypatch
+):
+    kept = [word for word in small if '--mesh' not in word]
+
+    def words(steps):
+        return [
+            *('train', 'transformer_tiny_text', '--run', RUN, '--data-dir', DATA, *kept),
+            *('--train.checkpoint-every=2', '--mesh.data=1', '--mesh.fsdp=-1'),
+            f'--train.steps={steps}',
+        ]
+
+    def host(generation):
+        return lambda n: {'SEQZOO_CACHE_DIR': str(tmp_path / f'host {generation} {n}')}
+
+    first = launch(words(3), environment=host(1)).ends()
+    assert [outcome.status for outcome in first] == [0, 0], [outcome.err for outcome in first]
+    # Both are replaced: the new ones know the address alone.
+    second = launch(words(5), environment=host(2)).ends()
+    assert [outcome.status for outcome in second] == [0, 0], [outcome.err for outcome in second]
+    assert 'going on from step 3' in second[0].err
+    found = losses(store.read('bucket', 'my runs/one/metrics.jsonl').decode())
+    assert list(found)[-1] == 5
+    monkeypatch.setenv('SEQZOO_CACHE_DIR', str(tmp_path / 'last'))
+    outcome = seqzoo('evaluate', RUN, '--data-dir', DATA, '--step', 'latest', '--json')
+    assert outcome.status == 0, outcome.err
+    assert json.loads(outcome.out)['step'] == 5
+
+
 def test_data_that_is_not_in_the_bucket_is_a_sentence(store, seqzoo, small, tmp_path):
     words = ['train', 'transformer_tiny_text', '--run', tmp_path / 'run', *small]
     outcome = seqzoo(*words, '--data-dir', 'gs://bucket/nothing here')
