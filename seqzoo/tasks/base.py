@@ -69,7 +69,8 @@ class Decoding:
         n_best: how many outputs per input are returned.
         rows: inputs decoded at a time.
         seed: of sampling.
-        banned: ids that are never chosen; some checkpoints ban their filling.
+        banned: ids that are never chosen; some checkpoints ban their filling. The others share
+            what probability these had.
     """
 
     method: Literal['beam', 'greedy', 'sample'] = 'beam'

@@ -389,7 +389,7 @@ def a_batch_gives_what_each_sequence_gives_alone(config: ModelConfig) -> None:
     batch = logits_of(config, variables, inputs, segments=segments)
     other = jax.tree.map(disturbed, inputs)
     per_step = batch.ndim == 3
-    again = logits_of(config, variables, other, segments=segments)
+    again = logits_of(config, variables, other, segments=segments > 0)  # booleans say it as well
     for row, length in enumerate(lengths):
         own = jax.tree.map(lambda x, row=row, n=length: x[row : row + 1, :n], inputs)
         alone = logits_of(config, variables, own)[0]
@@ -423,7 +423,8 @@ def padding_changes_no_real_output(config: ModelConfig) -> None:
         short, other = source[:, :kept], jnp.where(real, source, (source + 1) % 3)
     padded = logits_of(config, variables, source, target, **packing)
     others = jnp.where(real, target, (target + 1) % 3)
-    close(logits_of(config, variables, other, others, **packing)[:, :kept], padded[:, :kept])
+    booleans = {name: given > 0 for name, given in packing.items()}
+    close(logits_of(config, variables, other, others, **booleans)[:, :kept], padded[:, :kept])
     close(padded[:, :kept], logits_of(config, variables, short, target[:, :kept]))
 
 
@@ -489,7 +490,7 @@ def padding_on_either_side_changes_no_real_logit(config: ModelConfig) -> None:
     real = jnp.zeros_like(tokens).at[:, inner].set(1)
     padded = logits_of(config, variables, tokens, segments=real)
     other = jnp.where(real > 0, tokens, (tokens + 1) % 3)
-    close(logits_of(config, variables, other, segments=real)[:, inner], padded[:, inner])
+    close(logits_of(config, variables, other, segments=real > 0)[:, inner], padded[:, inner])
     close(padded[:, inner], logits_of(config, variables, tokens[:, inner]))
 
 
