@@ -1,7 +1,8 @@
 """The largest batch whose program fits into a chip's memory, found with few compilations.
 
-What a step needs grows about linearly with the batch: two measurements say where the limit lies,
-and the next ones make it sure.
+What a step needs grows about linearly with the batch: what fits says where the limit lies, and the
+next compilations make it sure. What does not fit says little, since a compiler that lacks memory
+computes things again to save some, and reports what was left in the end.
 """
 
 from collections.abc import Callable
@@ -55,28 +56,29 @@ def largest_fit(
     units = min(max(start, 1), most)
     while low + 1 < high and len(measured) <= tries:
         measured[units] = needs(units)
+        before = high - low
         if measured[units] <= room:
             low = units
         else:
             high = units
-        units = _next(measured, room, low, high)
+        if 2 * (high - low) <= before or high > most:
+            units = _guess(measured, room, low, high)
+        else:  # the line did not halve what is open
+            units = (low + high) // 2
     del measured[0]
     return Fit(low, low + 1 == high, measured)
 
 
-def _next(measured: dict[int, int], room: int, low: int, high: int) -> int:
-    """Where the line through the last two points near the limit crosses it, inside of what is
-    open.
-    """
-    known = sorted(measured)
-    nearest = sorted(known, key=lambda n: abs(measured[n] - room))[:2]
-    first, second = sorted(nearest)
-    slope = (measured[second] - measured[first]) / max(second - first, 1)
-    guess = low + 1 if slope <= 0 else int(first + (room - measured[first]) / slope)
-    if guess <= low and high - low > 2 and high in measured:
-        guess = low + max(1, (high - low) // 8)
+def _guess(measured: dict[int, int], room: int, low: int, high: int) -> int:
+    """Where the line through the last two that fit reaches the limit, inside of what is open."""
+    fitting = [n for n in sorted(measured) if n <= low][-2:]
+    if len(fitting) < 2:
+        return (low + high) // 2
+    first, second = fitting
+    slope = (measured[second] - measured[first]) / (second - first)
+    guess = high - 1 if slope <= 0 else int(second + (room - measured[second]) / slope)
     # One step of more than sixteenfold is further than a line can be trusted.
-    return max(low + 1, min(guess, high - 1, 16 * low if low else high - 1))
+    return max(low + 1, min(guess, high - 1, 16 * low))
 
 
 def fit_batch(

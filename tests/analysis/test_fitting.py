@@ -47,6 +47,20 @@ def test_after_so_many_tries_the_best_known_is_returned():
     assert found.measured[found.units] <= 10**9
 
 
+@pytest.mark.parametrize('limit', [29, 40, 71, 82, 300])
+def test_a_compiler_that_saves_memory_when_it_lacks_some_is_seen_through(limit):
+    room = 15_750
+
+    def needs(units):
+        wanted = 500 + (room - 500) * units / (limit + 0.5)
+        return int(wanted) if wanted <= room else room + 140
+
+    found = largest_fit(needs, room, fixed=500, start=28)
+    assert found.units <= limit
+    assert found.units >= 0.97 * limit
+    assert len(found.measured) <= 8
+
+
 class FakeCompiler:
     """Needs 1 GiB, and 64 MiB for each row of a device."""
 

@@ -136,7 +136,11 @@ DAMAGES = {
         lambda f: (f / 'tokenizer.json').write_text('{}'),
         ['tokenizer cannot be read'],
     ),
-    'small table': (field(vocab_size=50), ['tokenizer has', 'only 50 rows']),
+    'small table': (field(vocab_size=50), ['transformer.wte.weight is [', 'and not [50, 8]']),
+    'larger tokenizer': (
+        lambda f: train_byte_level(LINES, ByteLevelBPE(vocab_size=280, min_count=1)).save(f),
+        ['tokenizer has', 'rows'],
+    ),
 }
 
 
