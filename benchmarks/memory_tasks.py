@@ -9,7 +9,8 @@ The minutes are shared out evenly among the cells of the grid; a cell that learn
 end leaves its rest to the others. On a CPU the cells are trained side by side, each on a core of
 its own, since programs this small gain little from a second one; what a cell says while it trains
 is in `log.txt` of its folder. What has been trained stays in the folder D: the same command goes on
-where it stopped, and prints the table of all that is there.
+where it stopped, one with more minutes trains on what had used up its share, and the table is of
+all that is there.
 
 `small` sizes are the shorter of those that Bai et al. 2018 have (adding over 200 steps, copying
 after 500) and ListOps of 20 to 100 tokens; `published` ones those of their tables (600 and 1,000
@@ -18,9 +19,8 @@ and permuted, has one size, and takes more than an hour a cell on two cores: nam
 """
 
 import argparse
-import concurrent.futures
+import functools
 import json
-import multiprocessing
 import os
 import sys
 import time
@@ -29,9 +29,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import jax
 import machine
 import rows
+import side_by_side
 
 import seqzoo
 from seqzoo.analysis import drawing
@@ -43,7 +43,6 @@ from seqzoo.training.run import evaluate, load_experiment_of
 RESULTS = Path(__file__).parent / 'results'
 FAMILIES = ('elman', 'lstm', 'gru', 'tcn', 'transformer')
 DEFAULT_TASKS = ('adding', 'copy', 'listops')
-_SPAWN = multiprocessing.get_context('spawn')
 COLUMNS = (
     *('problem', 'family', 'parameters', 'result', 'without memory', 'published'),
     *('updates', 'minutes'),
@@ -136,115 +135,31 @@ def cell_of(task: str, family: str, sizes: str) -> Cell:
     return Cell(task, family, name, changes, published)
 
 
-@dataclass
-class Budget:
-    """Minutes, shared out evenly among the cells that have not begun.
+def train(cell: Cell, folder: Path, minutes: float, *, data_dir: Path | None) -> dict[str, Any]:
+    """Trains a cell until it has had so many minutes at most, and measures it; a row.
 
-    Attributes:
-        left: minutes that nobody has.
-        cells: how many have not begun.
+    Raises:
+        side_by_side.Interrupted: somebody stopped it; it is saved.
     """
-
-    left: float
-    cells: int
-
-    def take(self) -> float:
-        """The share of the next cell."""
-        share = max(self.left, 0.0) / self.cells
-        self.left, self.cells = self.left - share, self.cells - 1
-        return share
-
-    def give_back(self, minutes: float) -> None:
-        """What a cell left over; less than nothing if it overran."""
-        self.left += minutes
-
-
-def train_missing(
-    cells: Sequence[Cell],
-    runs: Path,
-    sizes: str,
-    minutes: float,
-    workers: int,
-    data_dir: Path | None,
-) -> list[dict[str, Any]]:
-    """The row of every cell; trains those without one, `workers` at a time.
-
-    Args:
-        cells: in the order in which they begin.
-        runs: folder of their runs.
-        sizes: part of a run's name.
-        minutes: of all cells together, on the clock.
-        workers: processes, each on a core of its own if there are several.
-        data_dir: where data sets lie.
-    """
-    notes = [runs / f'{c.task}_{sizes}_{c.family}' / 'memory_tasks_row.json' for c in cells]
-    done = [json.loads(note.read_text(encoding='utf-8')) for note in notes if note.exists()]
-    waiting = [(c, note) for c, note in zip(cells, notes, strict=True) if not note.exists()]
-    spent = sum(row['minutes'] for row in done)
-    budget = Budget(max(minutes * workers - spent, 0.0), len(waiting))
-    places: list[int | None] = [None]
-    if workers > 1:
-        places = [*sorted(os.sched_getaffinity(0))[:workers]]
-    running: dict[concurrent.futures.Future[None], tuple[Path, float, int | None]] = {}
-    with concurrent.futures.ProcessPoolExecutor(
-        workers, mp_context=_SPAWN, max_tasks_per_child=1
-    ) as pool:
-        while waiting or running:
-            while waiting and places:
-                (cell, note), share, core = waiting.pop(0), budget.take(), places.pop()
-                print(f'{cell.task}, {cell.family}: at most {share:.1f} minutes', file=sys.stderr)
-                future = pool.submit(_train_into, note, core, cell, share, data_dir)
-                running[future] = (note, share, core)
-            ended, _ = concurrent.futures.wait(
-                running, return_when=concurrent.futures.FIRST_COMPLETED
-            )
-            for future in ended:
-                note, share, core = running.pop(future)
-                future.result()  # raises what was raised there
-                row = json.loads(note.read_text(encoding='utf-8'))
-                print(f'{note.parent.name}: {measured(row)}', file=sys.stderr)
-                budget.give_back(share - row['minutes'])
-                places.append(core)
-    return [json.loads(note.read_text(encoding='utf-8')) for note in notes]
-
-
-def _train_into(
-    note: Path, core: int | None, cell: Cell, minutes: float, data_dir: Path | None
-) -> None:
-    """Trains a cell in a process of its own, and writes its row."""
-    if core is not None:
-        os.sched_setaffinity(0, {core})
-    note.parent.mkdir(parents=True, exist_ok=True)
-    with open(note.with_name('log.txt'), 'a', encoding='utf-8') as log:
-        os.dup2(log.fileno(), sys.stdout.fileno())
-        os.dup2(log.fileno(), sys.stderr.fileno())
-        row = train(cell, note.parent, minutes, data_dir)
-    partial = note.with_suffix('.partial')
-    partial.write_text(json.dumps(row, indent=1) + '\n', encoding='utf-8')
-    partial.replace(note)
-
-
-def train(cell: Cell, folder: Path, minutes: float, data_dir: Path | None) -> dict[str, Any]:
-    """Trains a cell for so long at most, and measures it; a row."""
-    experiment = seqzoo.load_experiment(
-        cell.config, {**cell.overrides, 'train.max_minutes': max(minutes, 0.02)}
-    )
+    left = max(minutes - side_by_side.trained_minutes(folder), 0.02)
+    experiment = seqzoo.load_experiment(cell.config, {**cell.overrides, 'train.max_minutes': left})
     before = os.getloadavg()
-    seqzoo.train(experiment, folder, data_dir=data_dir)
+    result = seqzoo.train(experiment, folder, data_dir=data_dir)
+    if result.status != 'done':
+        raise side_by_side.Interrupted(f'{folder.name} was stopped after {result.step:,} updates')
     found = evaluate(folder, split='test', data_dir=data_dir)
-    clock = rows.seconds_by_step(folder)
     resolved = load_experiment_of(folder).model
     return {
         'task': cell.task,
         'family': cell.family,
-        'what': experiment.description,
         'command': command_of(cell),
         'data': experiment.task.data_name,
         'seed': experiment.seed,
         'parameters': count_parameters(resolved),
-        'steps': max(clock),
+        'steps': result.step,
         'of_steps': experiment.train.steps,
-        'minutes': round(max(clock.values()) / 60, 2),
+        'minutes': round(side_by_side.trained_minutes(folder), 2),
+        'share': round(minutes, 2),
         'cores': machine.cores(),
         'checkpoint': found['step'],
         'test': found['metrics'],
@@ -254,13 +169,6 @@ def train(cell: Cell, folder: Path, minutes: float, data_dir: Path | None) -> di
         'recorded_at_commit': rows.commit(),
         'date': time.strftime('%Y-%m-%d'),
     }
-
-
-def _cells_at_a_time() -> int:
-    with concurrent.futures.ProcessPoolExecutor(1, mp_context=_SPAWN) as pool:
-        # Asked elsewhere: the process that asks holds the accelerator's memory from then on.
-        backend = pool.submit(jax.default_backend).result()
-    return machine.cores() if backend == 'cpu' else 1
 
 
 def command_of(cell: Cell) -> str:
@@ -315,8 +223,8 @@ def render(found: dict[str, Any]) -> str:
     lines += [
         '',
         'Published: Bai, Kolter and Koltun 2018, table 1, and for ListOps Tay et al. 2021, with '
-        'their own models of about as many parameters, at the sizes named and trained to the end. '
-        'What stopped before its last update had used up its share of the minutes'
+        'their own models, at the sizes named and trained to the end. What stopped before its last '
+        'update had used up its share of the minutes, or (MNIST) no longer improved'
         + (', each cell on one core.' if {r.get('cores') for r in found['rows']} == {1} else '.'),
         '',
     ]
@@ -345,8 +253,8 @@ def draw(found: dict[str, Any], path: Path) -> None:
     drawing.save(figure, path)
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    """Trains what is missing, and writes what is there."""
+def main(argv: Sequence[str] | None = None) -> int:
+    """Trains what is missing, and writes what is there; the exit status."""
     parser = argparse.ArgumentParser(
         description=(__doc__ or '').split('\n')[0],
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
@@ -362,31 +270,54 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument('--data-dir', type=Path, help='where MNIST lies')
     parser.add_argument('--output', type=Path, default=RESULTS, help='folder of the results')
     given = parser.parse_args(argv)
-    if not given.minutes > 0:
+    if not 0 < given.minutes < float('inf'):
         parser.error(f'--minutes {given.minutes}: give a time above 0')
     if given.workers is not None and not 1 <= given.workers <= machine.cores():
         parser.error(f'--workers {given.workers}: give 1 to {machine.cores()}')
-    cells, before = grid(given.tasks, given.families, given.sizes), os.getloadavg()
-    workers = given.workers or _cells_at_a_time()
-    made = train_missing(cells, given.runs, given.sizes, given.minutes, workers, given.data_dir)
-    found = {
-        'sizes': given.sizes,
-        'minutes': given.minutes,
-        'workers': workers,
-        'machine': machine.facts(['jax', 'flax', 'optax', 'numpy']),
-        'load_average': {'before': before, 'after': os.getloadavg()},
-        'rows': made,
-    }
-    name = 'memory_tasks' if given.sizes == 'small' else 'memory_tasks_published'
-    if set(given.tasks) & {'mnist', 'permuted'}:
-        name += '_mnist'
-    given.output.mkdir(parents=True, exist_ok=True)
+    before = os.getloadavg()
+    jobs = {}
+    for cell in grid(dict.fromkeys(given.tasks), dict.fromkeys(given.families), given.sizes):
+        note = note_of(cell, given.runs, given.sizes)
+        jobs[note] = functools.partial(train, cell, note.parent, data_dir=given.data_dir)
+    workers = given.workers or side_by_side.default_workers()
+    turns = side_by_side.SideBySide(jobs, given.minutes, workers, measured)
+    try:
+        turns.train()
+    except (side_by_side.Interrupted, KeyboardInterrupt) as stopped:
+        print(f'{stopped or "stopped"}; the same command goes on', file=sys.stderr)
+        return 130
+    there = [note_of(c, given.runs, given.sizes) for c in grid(PUBLISHED, FAMILIES, given.sizes)]
+    made = [side_by_side.read_row(note) for note in there if note.exists()]
+    if made:
+        found = {
+            'sizes': given.sizes,
+            'minutes': given.minutes,
+            'workers': workers,
+            'machine': machine.facts(['jax', 'flax', 'optax', 'numpy']),
+            'load_average': {'before': before, 'after': os.getloadavg()},
+            'rows': made,
+        }
+        write(found, given.output)
+        print(render(found))
+    for failure in turns.failures:
+        print(f'not trained: {failure}', file=sys.stderr)
+    return 2 if turns.failures else 0
+
+
+def note_of(cell: Cell, runs: Path, sizes: str) -> Path:
+    """Where the row of a cell is kept, in the folder of its run."""
+    return runs / f'{cell.task}_{sizes}_{cell.family}' / 'memory_tasks_row.json'
+
+
+def write(found: dict[str, Any], folder: Path) -> None:
+    """Everything, the table and the picture."""
+    name = 'memory_tasks' if found['sizes'] == 'small' else 'memory_tasks_published'
+    folder.mkdir(parents=True, exist_ok=True)
     text = json.dumps(found, indent=1, ensure_ascii=False) + '\n'
-    (given.output / f'{name}.json').write_text(text, encoding='utf-8')
-    (given.output / f'{name}.md').write_text(render(found), encoding='utf-8')
-    draw(found, given.output / f'{name}.png')
-    print(render(found))
+    (folder / f'{name}.json').write_text(text, encoding='utf-8')
+    (folder / f'{name}.md').write_text(render(found), encoding='utf-8')
+    draw(found, folder / f'{name}.png')
 
 
 if __name__ == '__main__':
-    main()
+    sys.exit(main())

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from seqzoo.data.download import ProgressCallback
 
 _SPLITS = ('train', 'dev', 'test')
+_LONGEST = 1 << 28  # samples of a clip; more are a slip of the pen
 _RATES = range(100, 1_000_001)  # Hz; another one is a damaged header, and no filter fits it
 
 
@@ -49,8 +50,9 @@ def silence(levels: int = 256) -> int:
 def read_wav(path: Path, rate: int) -> np.ndarray:
     """A WAV file as float32 samples from -1 to 1, one channel at `rate` Hz.
 
-    Integers of 8, 16, 24 and 32 bits are read; several channels are mixed down to their mean, and
-    another sampling rate is resampled with a filter against what would fold over.
+    Integers of 8, 16, 24 and 32 bits are read, not floating-point numbers; several channels are
+    mixed down to their mean, and another sampling rate is resampled with a filter against what
+    would fold over.
 
     Raises:
         UserError: the file is missing, empty, cut off, or of another encoding or an odd rate.
@@ -60,7 +62,7 @@ def read_wav(path: Path, rate: int) -> np.ndarray:
             channels, width = file.getnchannels(), file.getsampwidth()
             own_rate, frames = file.getframerate(), file.getnframes()
             content = file.readframes(frames)
-    except (OSError, EOFError, wave.Error) as error:
+    except (OSError, EOFError, RuntimeError, wave.Error) as error:  # the second last: a huge chunk
         raise UserError(
             f'{path} cannot be read as a WAV file of integers ({str(error) or "it ends early"}); '
             'convert it to 16-bit PCM.'
@@ -173,10 +175,13 @@ class AudioCorpus(abc.ABC):
 
     def __post_init__(self) -> None:
         """Checks the values."""
-        if self.rate < 100:
+        if self.rate not in _RATES:
             raise UserError(f'corpus.rate is {self.rate}; give samples a second, 8000 or so.')
-        if self.length < 2:
-            raise UserError(f'corpus.seconds is {self.seconds}; a clip has two samples at least.')
+        if not 2 <= self.seconds * self.rate < _LONGEST:
+            raise UserError(
+                f'corpus.seconds is {self.seconds}; a clip has two samples at least, and less than '
+                f'{_LONGEST:,}.'
+            )
 
     @property
     def length(self) -> int:
@@ -287,7 +292,8 @@ class WavFiles(AudioCorpus):
     def __post_init__(self) -> None:
         """Checks the values."""
         super().__post_init__()
-        if min(self.dev_share, self.test_share) <= 0 or self.dev_share + self.test_share >= 1:
+        both = self.dev_share + self.test_share
+        if not (min(self.dev_share, self.test_share) > 0 and both < 1):
             raise UserError(
                 f'corpus.dev_share {self.dev_share} and test_share {self.test_share}: both are '
                 'above 0, and something is left for training.'

@@ -215,6 +215,8 @@ class TextRows:
             'tokens': np.where(is_read, tokens, 0).astype(np.int32),
             'anew': np.full(rows, self.plan.begins_anew(planned.step), np.int32),
         }
+        if self.apart:  # a line that begins where a batch does
+            arrays['anew'] |= arrays['tokens'][:, 0] == self.before
         if self.padded or self.apart:
             predicted = column[:-1] < lengths[:, None]
             line = np.ones_like(predicted, np.int32)

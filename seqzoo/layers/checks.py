@@ -21,6 +21,17 @@ def check_rates(config: Any, *names: str) -> None:
             raise ConfigError(f'{name} is {rate}: a rate lies in [0, 1)')
 
 
+def check_tie(config: Any) -> None:
+    """Raises `ConfigError` if `tie` is no way of sharing tables between two vocabularies."""
+    if config.tie not in ('all', 'decoder', 'none'):
+        raise ConfigError(f"tie is {config.tie!r}: choose 'all', 'decoder' or 'none'")
+    if config.tie == 'all' and config.source_vocab_size not in (None, config.vocab_size):
+        raise ConfigError(
+            f"tie 'all' shares one table, but source_vocab_size {config.source_vocab_size} differs "
+            f"from vocab_size {config.vocab_size}: use tie 'decoder' or one vocabulary"
+        )
+
+
 def check_heads(config: Any, widths: str = '') -> None:
     """Raises `ConfigError` if heads do not share `embed_dim` evenly.
 

@@ -88,9 +88,9 @@ class Rows:
 def rows_of(segments: jax.Array | None) -> Rows | None:
     """What `segments` say; `None`: every place is real, and of one segment.
 
-    Booleans tell what is real and that no row holds several segments: the convolutions are then
-    plain ones. Under numbers they are products with what each place sees, which takes the memory of
-    a window for each place.
+    Booleans (`[[True, True, False]]`) tell what is real and that no row holds several segments: the
+    convolutions are then plain ones. Under numbers (`[[1, 1, 2]]`) they are products with what each
+    place sees, which takes the memory of a window for each place.
     """
     return None if segments is None else Rows(segments, segments.dtype != jnp.bool_)
 
@@ -115,7 +115,8 @@ def history(batch: int, window: int, dilation: int, channels: int, dtype: jnp.dt
 class SequenceConvolution(nn.Module):
     """`y_t = sum_w x_{t + d (w - o)} W_w + b` over time, zeros around each segment.
 
-    The offset o is `window - 1` if causal, so that nothing later than t is seen, else half of it.
+    The offset o is `window - 1` if causal, so that nothing later than t is seen, else such that the
+    taps reach equally far to both sides, and one place further ahead where that cannot be.
     With weight normalisation (Salimans and Kingma 2016) `W = g V / |V|`, the norm being that of
     each output channel, and g starts as |V|.
 
@@ -156,7 +157,7 @@ class SequenceConvolution(nn.Module):
 
         Returns:
             `[batch, length, features]`, of no meaning at padding, and the history behind the last
-            real place of each row; `None` if none was given.
+            real place of each row, which holds nothing of other segments; `None` if none was given.
         """
         kernel, x = self._kernel(x.shape[-1]), x.astype(self.dtype)
         x = x if rows is None else rows.clear(x)
@@ -236,7 +237,17 @@ def _windows(x: jax.Array, length: int, dilation: int, seen: jax.Array | None) -
 
 
 def _after(before: jax.Array, x: jax.Array, rows: Rows | None) -> jax.Array:
-    """The history behind the last real place of each row."""
+    """The history behind the last real place of each row: what a next one of its segment sees.
+
+    `x` is clear of padding. A row without a real place keeps its history.
+    """
+    if rows is not None and x.shape[1] > 1:
+        segments = rows.segments.astype(jnp.int32)
+        last = jnp.take_along_axis(segments, jnp.maximum(rows.read - 1, 0)[:, None], axis=1)
+        if rows.packed:
+            x = jnp.where((segments == last)[..., None], x, 0)
+        # The first place goes on from `before`; so does the next one, if it is of that segment.
+        before = jnp.where((segments[:, :1] == last)[..., None], before, 0)
     whole, reach = jnp.concatenate([before, x.astype(before.dtype)], axis=1), before.shape[1]
     if rows is None:
         return whole[:, whole.shape[1] - reach :]

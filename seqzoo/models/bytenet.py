@@ -16,6 +16,7 @@ one unit, which holds the masked convolution, where the paper's figure leaves th
 and normalisations open. Embeddings and output may share a table (`tie`).
 """
 
+import math
 from dataclasses import dataclass, field
 from typing import Any, Literal, Self
 
@@ -24,7 +25,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from seqzoo.layers.checks import check_rates, check_sizes
+from seqzoo.layers.checks import check_rates, check_sizes, check_tie
 from seqzoo.layers.convolution import Rows
 from seqzoo.layers.dilated_blocks import DilatedConfig, DilatedContext, DilatedSet
 from seqzoo.layers.dropout import Dropout
@@ -214,7 +215,7 @@ class ByteNetConfig(ModelConfig):
         """Checks the values."""
         check_sizes(self, 'vocab_size', 'source_vocab_size', 'vocab_multiple')
         check_rates(self, 'dropout_rate')
-        if self.unfold_factor < 1 or self.unfold_extra < 0:
+        if not (1 <= self.unfold_factor < math.inf and 0 <= self.unfold_extra < math.inf):
             raise ConfigError(
                 f'unfold_factor is {self.unfold_factor} and unfold_extra {self.unfold_extra}: the '
                 'source needs its own places, so give at least 1 and 0'
@@ -224,11 +225,7 @@ class ByteNetConfig(ModelConfig):
                 f'encoder.hidden_dim is {self.encoder.hidden_dim} and decoder.hidden_dim '
                 f'{self.decoder.hidden_dim}: one stands on the other, so make them equal'
             )
-        if self.tie == 'all' and self.source_vocab_size not in (None, self.vocab_size):
-            raise ConfigError(
-                f"tie 'all' shares one table, but source_vocab_size {self.source_vocab_size} "
-                f"differs from vocab_size {self.vocab_size}: use tie 'decoder' or one vocabulary"
-            )
+        check_tie(self)
 
     def unfolded(self, length: int) -> int:
         """Places for a source of `length` tokens."""

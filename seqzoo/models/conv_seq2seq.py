@@ -32,7 +32,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from seqzoo.layers.checks import check_rates, check_sizes
+from seqzoo.layers.checks import check_rates, check_sizes, check_tie
 from seqzoo.layers.convolution import Rows, history, rows_of
 from seqzoo.layers.dropout import Dropout
 from seqzoo.layers.embedding import Embedding, logit_bias
@@ -107,11 +107,7 @@ class ConvS2SConfig(ModelConfig):
                 'ones'
             )
         check_rates(self, 'dropout_rate')
-        if self.tie == 'all' and self.source_vocab_size not in (None, self.vocab_size):
-            raise ConfigError(
-                f"tie 'all' shares one table, but source_vocab_size {self.source_vocab_size} "
-                f"differs from vocab_size {self.vocab_size}: use tie 'decoder' or one vocabulary"
-            )
+        check_tie(self)
 
     @property
     def encoder_layers(self) -> tuple[tuple[int, ...], tuple[int, ...]]:

@@ -40,7 +40,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from seqzoo.layers.attentive_steps import OpenCell
-from seqzoo.layers.checks import check_rates, check_sizes
+from seqzoo.layers.checks import check_rates, check_sizes, check_tie
 from seqzoo.layers.dropout import Dropout
 from seqzoo.layers.embedding import Embedding, logit_bias
 from seqzoo.layers.linear import Linear
@@ -180,11 +180,7 @@ class RecurrentSeq2SeqConfig(ModelConfig):
             )
 
     def _check_ties(self) -> None:
-        if self.tie == 'all' and self.source_vocab_size not in (None, self.vocab_size):
-            raise ConfigError(
-                f"tie 'all' shares one table, but source_vocab_size {self.source_vocab_size} "
-                f"differs from vocab_size {self.vocab_size}: use tie 'decoder' or one vocabulary"
-            )
+        check_tie(self)
         if self.tie != 'none' and self.features_dim != self.embed_dim:
             raise ConfigError(
                 f'tie {self.tie!r} shares the embeddings of {self.embed_dim} with the softmax, '

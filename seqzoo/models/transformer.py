@@ -29,7 +29,13 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from seqzoo.layers.attention import Implementation
-from seqzoo.layers.checks import check_attention_dropout, check_heads, check_rates, check_sizes
+from seqzoo.layers.checks import (
+    check_attention_dropout,
+    check_heads,
+    check_rates,
+    check_sizes,
+    check_tie,
+)
 from seqzoo.layers.dropout import Dropout
 from seqzoo.layers.embedding import Embedding, logit_bias
 from seqzoo.layers.feedforward import Activation
@@ -143,11 +149,7 @@ class TransformerConfig(ModelConfig):
             check_heads(self, 'key_dim and value_dim')
         if self.positions == 'learned' and self.max_length is None:
             raise ConfigError("positions 'learned' need max_length: set it to the longest sentence")
-        if self.tie == 'all' and self.source_vocab_size not in (None, self.vocab_size):
-            raise ConfigError(
-                f"tie 'all' shares one table, but source_vocab_size {self.source_vocab_size} "
-                f"differs from vocab_size {self.vocab_size}: use tie 'decoder' or one vocabulary"
-            )
+        check_tie(self)
         check_attention_dropout(self)
 
     def build(self) -> 'Transformer':

@@ -88,6 +88,8 @@ class WaveNetConfig(ModelConfig):
         widths = ('residual_dim', 'gate_dim', 'skip_dim')
         check_sizes(self, 'vocab_size', 'num_cycles', 'first_window', *widths)
         check_sizes(self, 'num_classes', 'class_dim', 'local_dim')
+        if self.vocab_size < 2:
+            raise ConfigError(f'vocab_size is {self.vocab_size}: a sound has two levels at least')
         if self.window < 2:
             raise ConfigError(f'window is {self.window}: a layer that looks back has at least 2')
         if not self.dilations or min(self.dilations) < 1:

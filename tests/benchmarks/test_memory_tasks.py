@@ -46,6 +46,7 @@ def row(program, task, family, **more):
     return {
         **{'task': task, 'family': family, 'data': f'{task} 200', 'parameters': 1000},
         **{'steps': 50, 'of_steps': 100, 'minutes': 1.5, 'published': '', 'curve': [[1, 1.0]]},
+        'share': 3.0,
         'test': {'loss': 0.0123, 'baseline': 1 / 6, 'accuracy': 98.7, 'majority_accuracy': 15.1},
         **more,
     }
@@ -70,13 +71,14 @@ def test_rows_that_are_there_are_shown_and_drawn_and_not_trained_again(program, 
     ]
     with Image.open(out / 'memory_tasks.png') as image:
         assert image.width > 300
+    assert (program.main([*words, '--families', 'elman', 'tcn', '--workers', '1'])) == 0
     assert sorted(x.name for x in (tmp_path / 'runs' / 'adding_small_tcn').iterdir()) == [
         'memory_tasks_row.json'  # nothing was trained
     ]
 
 
 def test_what_a_cell_leaves_over_is_shared_by_those_that_have_not_begun(program):
-    budget = program.Budget(left=60, cells=3)
+    budget = program.side_by_side.Budget(left=60, waiting=3)
     assert budget.take() == 20
     budget.give_back(12)
     assert budget.take() == 26
@@ -104,7 +106,50 @@ def test_accuracies_stand_beside_the_most_frequent_class(program):
     assert (program.measured(found), program.baseline(found)) == ('42.0 %', '15.1 %')
 
 
-@pytest.mark.parametrize('minutes', ['-1', '0', 'nan'])
+def test_only_what_ran_out_of_time_goes_on_and_only_if_there_is_more(program, tmp_path):
+    def notes(*rows):
+        found = {}
+        for number, told in enumerate(rows):
+            note = tmp_path / str(number) / 'row.json'
+            note.parent.mkdir(exist_ok=True)
+            note.write_text(json.dumps(told))
+            found[note] = lambda minutes: pytest.fail('trained')
+        return found
+
+    out_of_time = row(program, 'adding', 'gru', minutes=3.0)
+    assert program.side_by_side.could_go_on(out_of_time)
+    assert not program.side_by_side.could_go_on(
+        row(program, 'adding', 'gru', minutes=1.0)
+    )  # no longer improved
+    assert not program.side_by_side.could_go_on(
+        row(program, 'adding', 'gru', minutes=3.0, steps=100)
+    )
+    turns = program.side_by_side.SideBySide(notes(out_of_time, out_of_time), 6.0, 1, str)
+    turns.train()  # nothing is left over
+    assert not turns.failures
+
+
+@pytest.mark.slow
+def test_a_cell_that_fails_is_named_and_the_others_are_trained(tmp_path):
+    words = ['--runs', str(tmp_path / 'runs'), '--tasks', 'mnist', 'adding', '--output']
+    words += [str(tmp_path), '--families', 'gru', '--workers', '1', '--minutes', '0.1']
+    words += ['--data-dir', str(tmp_path / 'nothing')]
+    ran = subprocess.run([sys.executable, str(PROGRAM), *words], capture_output=True, text=True)
+    assert ran.returncode == 2
+    assert 'not trained: mnist_small_gru: ' in ran.stderr
+    assert 'Traceback' not in ran.stderr
+    (found,) = json.loads((tmp_path / 'memory_tasks.json').read_text())['rows']
+    assert found['task'] == 'adding'
+
+
+def test_the_minutes_of_all_processes_count(program, tmp_path):
+    lines = [{'kind': 'train', 'step': s, 'seconds': t} for s, t in ((1, 30), (2, 60), (3, 12))]
+    (tmp_path / 'metrics.jsonl').write_text(''.join(json.dumps(x) + '\n' for x in lines))
+    assert program.side_by_side.trained_minutes(tmp_path) == pytest.approx(1.2)
+    assert program.side_by_side.trained_minutes(tmp_path / 'nothing') == 0
+
+
+@pytest.mark.parametrize('minutes', ['-1', '0', 'nan', 'inf'])
 def test_no_time_is_refused(program, minutes, tmp_path, capsys):
     with pytest.raises(SystemExit):
         program.main(['--runs', str(tmp_path), f'--minutes={minutes}'])

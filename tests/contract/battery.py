@@ -90,6 +90,7 @@ def checks_for(config: ModelConfig, *, slow: bool = False) -> list[Check]:
             later_tokens_change_no_earlier_logit,
             prompts_of_unlike_lengths_and_single_steps_equal_the_full_pass,
             a_carry_handed_over_equals_one_long_pass,
+            a_carry_knows_the_last_text_of_a_row_alone,
         ]
     if isinstance(config, (EncoderConfig, LabelingConfig)):
         checks += [
@@ -569,3 +570,21 @@ def a_carry_handed_over_equals_one_long_pass(config: ModelConfig) -> None:
     close(parts, whole)
     close(zero, new)
     assert np.abs(whole[0] - new).max() > 1e-3, 'the carry changes nothing'
+
+
+def a_carry_knows_the_last_text_of_a_row_alone(config: ModelConfig) -> None:
+    (tokens,) = config.example_inputs(1, LENGTH)
+    module, variables = module_of(config), variables_of(config)
+    before: Any = a_carry(config, 1)
+    if not (config.packs and jax.tree.leaves(before)):
+        return
+
+    @jax.jit
+    def both() -> Any:
+        segments = jnp.array([[1, 1, 2, 2]])
+        row: Any = module.apply(variables, tokens[:, :4], segments=segments, carry=before)
+        last: Any = module.apply(variables, tokens[:, 2:4], carry=module.initial_carry(1))  # pyright: ignore
+        rest = [module.apply(variables, tokens[:, 4:], carry=x.carry) for x in (row, last)]
+        return rest[0].features, rest[1].features
+
+    close(*both())

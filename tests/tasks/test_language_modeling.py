@@ -239,6 +239,13 @@ def test_lines_kept_apart_are_segments_of_a_full_row(prepare):
         assert (np.diff(segments, axis=1) == (tokens[:, 1:-1] == end)).all()
         parts += int(segments[:, -1].sum())
     assert parts > plan.steps_per_epoch * plan.rows  # some rows hold several lines
+    # A line that begins where a batch does has no past, though the stream has one.
+    task = replace(task, order='streams')
+    plan = task.plan(prepared, BATCH, seed=0)
+    batches = task.batches(prepared, plan, start_step=0, **options)
+    begun = [x.arrays for x in itertools.islice(batches, plan.steps_per_epoch)]
+    assert all((x['anew'] == (x['tokens'][:, 0] == end)).all() for x in begun[1:])
+    assert sum(int(x['anew'].sum()) for x in begun[1:]) > 0
     with pytest.raises(UserError, match='folds their ends'):
         LanguageModeling(documents='lines', tokenizer=Characters(letters_only=True))
     with pytest.raises(UserError, match="'joined' or 'lines'"):
