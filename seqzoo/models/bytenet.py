@@ -26,7 +26,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from seqzoo.layers.checks import check_rates, check_sizes, check_tie
-from seqzoo.layers.convolution import Rows
+from seqzoo.layers.convolution import Rows, loops_cost_nothing
 from seqzoo.layers.dilated_blocks import DilatedConfig, DilatedContext, DilatedSet
 from seqzoo.layers.dropout import Dropout
 from seqzoo.layers.embedding import Embedding, logit_bias
@@ -52,7 +52,8 @@ class ByteNetLMConfig(ModelConfig):
         dropout_rate: of what the softmax reads.
         tie: the matrix before the softmax is the table of embeddings.
         dtype: dtype of activations; parameters, normalisation and logits are float32 in any case.
-        scan_layers: run the sets as a loop (compiles one) or unrolled; the parameters are the same.
+        scan_layers: run the sets as a loop (compiles one) or, as always on a CPU, unrolled; the
+            parameters are the same.
         remat: what the backward pass computes again to save memory: nothing, everything in a set,
             or all but its matrix products (`'dots'`).
     """
@@ -130,7 +131,8 @@ class ByteNetLM(ConvolutionalLM):
         size = _known_vocabulary(c)
         self.embedding = Embedding(size, width, False, dtype, c.vocab_multiple)
         blocks = DilatedSet(c.layers, True, dtype)
-        self.decoder = Stack(blocks, c.layers.num_sets, c.scan_layers, c.remat)
+        in_a_loop = c.scan_layers and loops_cost_nothing()
+        self.decoder = Stack(blocks, c.layers.num_sets, in_a_loop, c.remat)
         self.top = Top(c.dropout_rate, dtype)
         if not c.tie:
             self.output = Linear((size,), ('embed',), ('vocab',), False, dtype, c.vocab_multiple)
@@ -294,7 +296,7 @@ class ByteNet(nn.Module):
         if c.tie != 'all':
             own = c.source_vocab_size or size
             self.source_embedding = Embedding(own, width, False, dtype, c.vocab_multiple)
-        how = (c.scan_layers, c.remat)
+        how = (c.scan_layers and loops_cost_nothing(), c.remat)
         self.encoder = Stack(DilatedSet(c.encoder, False, dtype), c.encoder.num_sets, *how)
         self.encoder_norm = LayerNorm()
         self.join = Linear((width,), ('embed',), ('embed',), True, dtype)

@@ -31,7 +31,14 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from seqzoo.layers.checks import check_rates, check_sizes
-from seqzoo.layers.convolution import Rows, SequenceConvolution, gated_tanh, history, rows_of
+from seqzoo.layers.convolution import (
+    Rows,
+    SequenceConvolution,
+    gated_tanh,
+    history,
+    loops_cost_nothing,
+    rows_of,
+)
 from seqzoo.layers.dropout import Dropout
 from seqzoo.layers.embedding import Embedding
 from seqzoo.layers.linear import Linear
@@ -61,8 +68,8 @@ class WaveNetConfig(ModelConfig):
         local_dim: width of a series that goes along; `None`: no local conditioning.
         dropout_rate: of what each layer reads; the paper has none.
         dtype: dtype of activations; parameters and logits are float32 in any case.
-        scan_layers: run the cycles as a loop (compiles one) or unrolled; the parameters are the
-            same.
+        scan_layers: run the cycles as a loop (compiles one) or, as always on a CPU, unrolled; the
+            parameters are the same.
         remat: what the backward pass computes again to save memory: nothing, everything in a cycle,
             or all but its matrix products (`'dots'`).
     """
@@ -301,7 +308,8 @@ class WaveNet(nn.Module):
             kernel_init=nn.initializers.glorot_uniform(in_axis=(0, 1), out_axis=2),
             names=('vocab', 'embed'),
         )
-        self.cycles = Stack(Cycle(c), c.num_cycles, c.scan_layers, c.remat)
+        in_a_loop = c.scan_layers and loops_cost_nothing()
+        self.cycles = Stack(Cycle(c), c.num_cycles, in_a_loop, c.remat)
         if c.class_dim is not None and c.num_classes is not None:
             self.class_embedding = Embedding(c.num_classes, c.class_dim, False, dtype)
         self.above = Linear((c.skip_dim,), ('mlp',), ('embed',), True, dtype)
