@@ -25,6 +25,8 @@ class Chip:
         link_bandwidth: bytes per second through one link in one direction.
         axes: of the torus: 2 or 3; a chip has two links along each.
         devices: how many JAX devices the compiler makes of one chip.
+        compiled_as: how libtpu calls the way in which its cores work together; `''`: it has one.
+        most: chips of the largest slice.
         host: chips of one host, along each axis.
     """
 
@@ -36,17 +38,19 @@ class Chip:
     link_bandwidth: float
     axes: int
     devices: int = 1
+    compiled_as: str = ''
+    most: int = 256
     host: tuple[int, int, int] = (2, 2, 1)
 
 
 CHIPS = (
     Chip(
         name='v3', kind='TPU v3', peak=123e12, hbm=2 * 15.48 * GIB, hbm_bandwidth=900e9,
-        link_bandwidth=70e9, axes=2, devices=2,
+        link_bandwidth=70e9, axes=2, devices=2, most=1024,
     ),
     Chip(
         name='v4', kind='TPU v4', peak=275e12, hbm=2 * 15.25 * GIB, hbm_bandwidth=1200e9,
-        link_bandwidth=50e9, axes=3, devices=2,
+        link_bandwidth=50e9, axes=3, compiled_as='megacore', most=4096,
     ),
     Chip(
         name='v5e', kind='TPU v5 lite', peak=197e12, hbm=15.75 * GIB, hbm_bandwidth=819e9,
@@ -54,7 +58,7 @@ CHIPS = (
     ),
     Chip(
         name='v5p', kind='TPU v5', peak=459e12, hbm=95.74 * GIB, hbm_bandwidth=2765e9,
-        link_bandwidth=100e9, axes=3,
+        link_bandwidth=100e9, axes=3, most=8960,
     ),
     Chip(
         name='v6e', kind='TPU v6 lite', peak=918e12, hbm=31.25 * GIB, hbm_bandwidth=1638e9,
@@ -62,13 +66,12 @@ CHIPS = (
     ),
     Chip(
         name='7x', kind='TPU7x', peak=2307e12, hbm=2 * 94.75 * GIB, hbm_bandwidth=7380e9,
-        link_bandwidth=100e9, axes=3, devices=2,
+        link_bandwidth=100e9, axes=3, devices=2, most=9216,
     ),
 )  # fmt: skip
 
 # Dense bfloat16 operations per second of one device, by a part of its `device_kind`; the first one
-# counts. A v2, v3 or 7x chip shows up as two devices; a v4 that runs shows up as one, although it
-# is compiled for as two.
+# counts. A v2, v3 or 7x chip shows up as two devices.
 PEAK_FLOPS_PER_SECOND: tuple[tuple[str, float], ...] = (
     ('TPU v2', 22.5e12),
     ('TPU v4', 275e12),

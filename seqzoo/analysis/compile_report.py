@@ -1,5 +1,6 @@
 """What a compiled program tells: memory, collectives, kernels, the roofline, and what to do."""
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from seqzoo.configuration import options
 from seqzoo.experiment import Experiment
 from seqzoo.models.flops import Flops
 from seqzoo.parallel.axes import DEFAULT_RULES
+from seqzoo.parallel.mesh import BATCH_AXES
 
 _KERNEL = 'custom_call_target="tpu_custom_call"'
 _SPLASH = re.compile(r'splash|flash')
@@ -102,7 +104,13 @@ def report(
         return Report(**common, step_bytes=_bytes_of_a_step(program))
     work = _work(experiment, compiled, program, found, len(slice_.devices))
     scaled = scaling(
-        work, slice_.chip, len(slice_.devices), chips, data=mesh['data'], rows=traced.rows
+        work,
+        slice_.chip,
+        len(slice_.devices),
+        chips,
+        data=mesh['data'],
+        shards=math.prod(mesh[name] for name in BATCH_AXES),
+        rows=traced.rows,
     )
     seconds = estimate(work, slice_.chip, len(slice_.devices))
     return Report(**common, work=work, estimate=seconds, scaled=scaled)

@@ -15,6 +15,7 @@ round at once (one way between two devices); a device then sends
 Several axes at once, which a large slice allows, would be faster.
 """
 
+import itertools
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
@@ -129,7 +130,14 @@ def sent(collective: Collective, devices: int) -> float:
 
 
 def scaling(
-    work: Work, chip: Chip, devices: int, chips: Sequence[int], *, data: int, rows: int
+    work: Work,
+    chip: Chip,
+    devices: int,
+    chips: Sequence[int],
+    *,
+    data: int,
+    shards: int,
+    rows: int,
 ) -> list[Scaled]:
     """What the same program would take on other numbers of chips.
 
@@ -139,6 +147,7 @@ def scaling(
         devices: now.
         chips: to be told about; multiples or parts of the present number.
         data: devices along the axis `data` now.
+        shards: parts into which all axes together cut the batch now.
         rows: of the whole batch now.
     """
     found = []
@@ -154,15 +163,29 @@ def scaling(
             flops=work.flops / factor,
             model_flops=work.model_flops / factor,
             memory_bytes=work.state_bytes + (work.memory_bytes - work.state_bytes) / factor,
+            collectives=tuple(_thinned(regrouped, work, factor, devices, shards)),
         )
         found.append(
             Scaled(
                 chips=number,
                 weak=estimate(weak, chip, grown),
-                strong=estimate(strong, chip, grown) if rows >= grown else None,
+                strong=estimate(strong, chip, grown) if rows >= shards * factor else None,
             )
         )
     return found
+
+
+def _thinned(
+    regrouped: Sequence[Collective], work: Work, factor: float, devices: int, shards: int
+) -> Iterable[Collective]:
+    """The collectives when each device has fewer rows: those between devices that share their rows
+    move activations, the others parameters and gradients.
+    """
+    beside = devices // shards  # devices that share their rows
+    for after, before in itertools.zip_longest(regrouped, work.collectives):
+        members = () if before is None else before.members or tuple(range(devices))
+        shared = before is not None and len({member // beside for member in members}) == 1
+        yield replace(after, bytes=round(after.bytes / factor)) if shared else after
 
 
 def _regrouped(work: Work, factor: float, data: int, devices: int) -> Iterable[Collective]:

@@ -79,7 +79,9 @@ def find_slice(name: str) -> Slice:
 
     kind = 'tpu7x' if chip.name == '7x' else chip.name
     chips = math.prod(shape)
-    options = {'chips_per_host_bounds': (1, 1, 1)} if chips == 1 else {}
+    options: dict[str, Any] = {'chips_per_host_bounds': (1, 1, 1)} if chips == 1 else {}
+    if chip.compiled_as:
+        options['chip_config_name'] = chip.compiled_as
     text = 'x'.join(map(str, shape))
     try:
         found = topologies.get_topology_desc(f'{kind}:{text}', platform='tpu', **options)
@@ -112,6 +114,11 @@ def parse_topology(name: str) -> tuple[Chip, tuple[int, ...]]:
     shape = tuple(int(n) for n in text.split('x'))
     if 0 in shape:
         raise UserError(f'--topology {name}: there is no slice of no chips; count them from 1 on.')
+    if math.prod(shape) > chip.most:
+        raise UserError(
+            f'--topology {name}: the largest slice of {chip.name} has {chip.most:,} chips, not '
+            f'{math.prod(shape):,}; take such as {_USUAL[chip.axes]}.'
+        )
     return chip, shape
 
 

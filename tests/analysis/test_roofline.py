@@ -77,7 +77,7 @@ def test_more_chips_by_data_add_members_to_sums_over_replicas_alone():
         collective('all-gather', 80, [0, 1]),
     )
     work = dataclasses.replace(WORK, collectives=(over_data, over_fsdp))
-    same, twice = scaling(work, CHIP, 4, [4, 8], data=2, rows=8)
+    same, twice = scaling(work, CHIP, 4, [4, 8], data=2, shards=4, rows=8)
     assert same.weak.links == estimate(work, CHIP, 4).links
     grown = (collective('all-reduce', 80, range(4)), over_fsdp)
     assert twice.weak.links == estimate(dataclasses.replace(WORK, collectives=grown), CHIP, 8).links
@@ -87,14 +87,31 @@ def test_more_chips_by_data_add_members_to_sums_over_replicas_alone():
     assert twice.strong.memory == (8 + 12 / 2) / 10  # parameters are as many as before
 
 
+def test_what_devices_of_the_same_rows_exchange_shrinks_with_the_rows():
+    # A mesh of data 2 x tensor 2: 0 and 1 share their rows, 0 and 2 their parameters.
+    sums, activations = (
+        collective('all-reduce', 80, [0, 2]),
+        collective('all-reduce', 80, [0, 1]),
+    )
+    work = dataclasses.replace(WORK, collectives=(sums, activations))
+    (twice,) = scaling(work, CHIP, 4, [8], data=2, shards=2, rows=4)
+    half = collective('all-reduce', 40, [0, 1])
+    grown = (collective('all-reduce', 80, range(4)), half)
+    assert (
+        twice.strong is not None
+    )  # four rows for the four parts of the batch, of two devices each
+    wanted = estimate(dataclasses.replace(WORK, collectives=grown), CHIP, 8)
+    assert twice.strong.links == wanted.links
+
+
 def test_where_there_were_no_replicas_their_sum_of_gradients_comes_with_them():
-    _, four = scaling(WORK, CHIP, 1, [1, 4], data=1, rows=2)
+    _, four = scaling(WORK, CHIP, 1, [1, 4], data=1, shards=1, rows=2)
     assert four.weak.links == 2 * 3 / 4 * 12 / 4
     assert four.strong is None  # two rows are not enough for four devices
 
 
 def test_fewer_chips_than_the_other_axes_need_are_left_out():
-    assert scaling(WORK, CHIP, 8, [2], data=2, rows=8) == []
+    assert scaling(WORK, CHIP, 8, [2], data=2, shards=8, rows=8) == []
 
 
 def test_every_chip_has_the_peak_that_its_devices_are_known_by():
