@@ -97,9 +97,7 @@ def test_what_devices_of_the_same_rows_exchange_shrinks_with_the_rows():
     (twice,) = scaling(work, CHIP, 4, [8], data=2, shards=2, rows=4)
     half = collective('all-reduce', 40, [0, 1])
     grown = (collective('all-reduce', 80, range(4)), half)
-    assert (
-        twice.strong is not None
-    )  # four rows for the four parts of the batch, of two devices each
+    assert twice.strong is not None  # four rows for four parts of the batch
     wanted = estimate(dataclasses.replace(WORK, collectives=grown), CHIP, 8)
     assert twice.strong.links == wanted.links
 

@@ -31,6 +31,7 @@ def test_a_topology_names_a_chip_and_how_many_stand_along_each_axis(name, chip, 
         ('v4:2x2', 'written with 3 numbers, such as v4:2x2x1'),
         ('v5e:axb', 'written with 2 numbers'),
         ('v5e:0x2', 'no slice of no chips'),
+        ('v5e:1000x1000', 'the largest slice of v5e has 256 chips'),
     ],
 )
 def test_other_names_are_refused_with_a_hint(name, sentence):

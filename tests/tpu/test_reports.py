@@ -183,3 +183,11 @@ def test_what_does_not_fit_is_one_sentence_and_nothing_else_is_said():
     assert found['fits'] is False
     assert found['memory']['total'] > found['memory']['room']
     assert f'seqzoo: {found["remedy"]}' == line
+
+
+@pytest.mark.parametrize(('name', 'devices'), [('v3:2x2', 8), ('v4:2x2x2', 8), ('v6e:2x2', 4)])
+def test_a_slice_of_every_kind_becomes_a_mesh(name, devices):
+    found = find_slice(name)
+    assert len(found.devices) == devices == found.chips * found.chip.devices
+    mesh = build_mesh(MeshConfig(data=2, fsdp=-1), found.devices)
+    assert mesh.shape['fsdp'] == devices // 2
