@@ -273,9 +273,12 @@ class GPTNeoX(_GPT):
         theirs.architecture('GPTNeoXForCausalLM')
         theirs.only('rope_scaling', None)
         turned = theirs.part('rope_parameters', known=('rope_theta', 'partial_rotary_factor'))
-        # The newest of the names by which files call the same comes first.
-        share = theirs.number('partial_rotary_factor', theirs.number('rotary_pct', 0.25))
-        base = theirs.number('rope_theta', theirs.number('rotary_emb_base', 10000.0))
+        # The newest of the names by which files call the same comes first. Outside of
+        # `rope_parameters` transformers reads the old ones alone: the new may not say otherwise.
+        share = turned.get('partial_rotary_factor', theirs.number('rotary_pct', 0.25))
+        base = turned.get('rope_theta', theirs.number('rotary_emb_base', 10000.0))
+        theirs.only('partial_rotary_factor', share)
+        theirs.only('rope_theta', base)
         for old in ('hidden_dropout_prob', 'attention_probs_dropout_prob'):
             theirs.only(old, 0)
         heads = _heads(theirs, 'num_attention_heads', 'hidden_size', (64, 6144))
@@ -286,8 +289,8 @@ class GPTNeoX(_GPT):
             mlp_dim=theirs.size('intermediate_size', 24576),
             num_heads=heads,
             max_length=theirs.size('max_position_embeddings', 2048),
-            rotary_share=float(turned.get('partial_rotary_factor', share)),
-            rotary_base=float(turned.get('rope_theta', base)),
+            rotary_share=float(share),
+            rotary_base=float(base),
             parallel_residual=theirs.flag('use_parallel_residual', True),
             norm_epsilon=theirs.number('layer_norm_eps', 1e-5),
             mlp_activation=theirs.choice('hidden_act', ACTIVATIONS, 'gelu'),

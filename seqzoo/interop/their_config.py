@@ -3,6 +3,7 @@ change nothing. One that is none of these is refused: it might change what the m
 """
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -149,9 +150,9 @@ class TheirConfig:
         return None if self._take(name, None) is None else self.size(name)
 
     def number(self, name: str, default: float) -> float:
-        """Any number."""
+        """Any number, which is finite."""
         value = self._take(name, default)
-        if isinstance(value, bool) or not isinstance(value, int | float):
+        if not _is_number(value):
             raise self.refuse(name, 'a number')
         return float(value)
 
@@ -175,6 +176,8 @@ class TheirConfig:
         if not isinstance(value, dict) or value.get('rope_type', 'default') != 'default':
             raise self.refuse(name, 'rope_type "default"')
         found = {field: number for field, number in value.items() if field != 'rope_type'}
+        if not all(map(_is_number, found.values())):
+            raise self.refuse(name, 'numbers in it')
         if unknown := [field for field in found if field not in known]:
             raise self.refuse(name, f'{", ".join(known)} in it, and not {unknown[0]}')
         return found
@@ -217,7 +220,7 @@ class TheirConfig:
     def length_penalty(self) -> float:
         """The power of the length by which a search divides."""
         value = self.search_setting('length_penalty', 1.0)
-        if isinstance(value, bool) or not isinstance(value, int | float):
+        if not _is_number(value):
             raise self.refuse('length_penalty', 'a number', value)
         return float(value)
 
@@ -300,6 +303,11 @@ class TheirConfig:
 def name_of_activation(ours: Activation) -> str:
     """Their name of a non-linearity of ours."""
     return next(name for name, own in ACTIVATIONS.items() if own == ours)
+
+
+def _is_number(value: Any) -> bool:
+    # JSON as Python reads it has NaN and Infinity, too.
+    return type(value) in (int, float) and math.isfinite(value)
 
 
 def _read(file: Path) -> dict[str, Any]:

@@ -177,9 +177,10 @@ def _definition(file: Path, said: Mapping[str, Any]) -> str:
         text = file.read_text(encoding='utf-8')
         content = json.loads(text)
         cutter = content.get('pre_tokenizer') or {}
+        kind = cutter.get('type')
     except (OSError, ValueError, AttributeError) as error:
         raise UserError(f'{file} is damaged ({error}); get it again') from error
-    if cutter.get('type') == 'ByteLevel' and isinstance(said.get('add_prefix_space'), bool):
+    if kind == 'ByteLevel' and isinstance(said.get('add_prefix_space'), bool):
         cutter['add_prefix_space'] = said['add_prefix_space']
         text = json.dumps(content, ensure_ascii=False)
     return text
@@ -248,9 +249,13 @@ def _before_texts(library: Any, said: Mapping[str, Any]) -> tuple[int, ...]:
             'that is to go on cannot have one'
         )
     if said.get('add_bos_token') and not before:
-        begin = library.token_to_id(said.get('bos_token') or '')
+        token = said.get('bos_token')
+        token = token.get('content') if isinstance(token, dict) else token
+        begin = library.token_to_id(token) if isinstance(token, str) else None
         if begin is None:
-            raise UserError(f'{SETTINGS}: add_bos_token is true, but there is no bos_token')
+            raise UserError(
+                f'{SETTINGS}: add_bos_token is true, but no bos_token of the tokenizer is there'
+            )
         before = [begin]
     return tuple(before)
 

@@ -241,7 +241,10 @@ class Bert(nn.Module):
             positions = positions_in_segments(segments)
         # A sum in float32, as the tables are: it is normalised next.
         x = self.embedding(inputs).astype(jnp.float32) + self.positions(positions)
-        x += self.token_types[0] if types is None else jnp.take(self.token_types, types, axis=0)
+        if types is None or c.num_token_types == 1:  # nothing tells two texts apart
+            x += self.token_types[0]
+        else:
+            x += jnp.take(self.token_types, types, axis=0)
         x = self.embedding_norm(x).astype(jnp.dtype(c.dtype))
         return constrain(self.embedding_dropout(x, train), 'batch', 'length', 'embed')
 

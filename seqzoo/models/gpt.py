@@ -28,6 +28,7 @@ masks what lies outside: correct, and as expensive as a dense layer.
 """
 
 import functools
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal, Self
@@ -143,11 +144,18 @@ class GPTConfig(ModelConfig):
             )
         if self.parallel_residual and self.norm == 'post':
             raise ConfigError("parallel_residual needs norm 'pre': set one of them otherwise")
-        if self.positions == 'rotary' and not 2 <= self.rotary_dims <= self.width_of_head:
+        if not 0 <= self.rotary_share <= 1 or not 0 < self.rotary_base < math.inf:
+            raise ConfigError(
+                f'rotary_share is {self.rotary_share} and rotary_base {self.rotary_base}: a share '
+                'lies in [0, 1], a base above 0'
+            )
+        if self.positions == 'rotary' and self.rotary_dims > self.width_of_head:
             raise ConfigError(
                 f'rotary_share {self.rotary_share} of a head of {self.width_of_head} is '
-                f'{self.rotary_dims} columns: take a share with at least 2, and at most 1'
+                f'{self.rotary_dims} columns, which go in pairs: take a smaller share'
             )
+        if not 0 < self.norm_epsilon < math.inf:
+            raise ConfigError(f'norm_epsilon is {self.norm_epsilon}: give a small number above 0')
         check_attention_dropout(self)
 
     @property
@@ -157,8 +165,8 @@ class GPTConfig(ModelConfig):
 
     @property
     def rotary_dims(self) -> int:
-        """How many columns of a head are turned: pairs of them."""
-        return int(self.width_of_head * self.rotary_share) // 2 * 2
+        """How many columns of a head are turned: pairs of them, the last filled up."""
+        return -(-int(self.width_of_head * self.rotary_share) // 2) * 2
 
     @property
     def residual_std(self) -> float:
@@ -177,7 +185,10 @@ class GPTConfig(ModelConfig):
 
     def layers(self) -> tuple[LayerConfig, ...]:
         """The kinds of layers, in the order in which they take turns."""
-        rotary = Rotary(self.rotary_dims, self.rotary_base) if self.positions == 'rotary' else None
+        rotary = None
+        if self.positions == 'rotary' and self.rotary_dims:
+            share = int(self.width_of_head * self.rotary_share)
+            rotary = Rotary(self.rotary_dims, self.rotary_base, share)
         return tuple(
             LayerConfig(
                 embed_dim=self.embed_dim,

@@ -97,11 +97,6 @@ class Decoding:
             raise UserError(
                 'Greedy search has one output; take --decode.method beam or sample for several.'
             )
-        if self.method == 'beam' and self.n_best > self.beams:
-            raise UserError(
-                f'decode.n_best is {self.n_best}, more than the {self.beams} beams; '
-                'raise decode.beams.'
-            )
 
 
 @dataclass(frozen=True)

@@ -157,6 +157,8 @@ def _candidates(
     """For each `[MASK]` of each question the likeliest pieces of text."""
     if not questions:
         return []
+    if not len(tokenizer.ordinary):
+        raise UserError('the vocabulary has nothing but marks: there is nothing to fill in.')
     masks = max(len(q.places) for q in questions)
     count = min(count, len(tokenizer.ordinary))
     table = Columns(

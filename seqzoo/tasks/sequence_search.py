@@ -61,6 +61,7 @@ def seq2seq_search(
         raise UserError(
             'decode.stop_at_end is for language models; a translation ends where the model ends it.'
         )
+    _refuse_few_beams(decoding)
     max_length = source_length + decoding.extra_length
     if (limit := position_limit(model)) is not None:
         max_length = min(max_length, limit)
@@ -109,6 +110,7 @@ def causal_search(
             room. A beam search then closes it with the id `vocab_size`, which costs nothing.
         condition: what a conditioned model is told of a batch, beside the prompts.
     """
+    _refuse_few_beams(decoding)
     room = decoding.extra_length
 
     def search(variables: Any, batch: dict[str, jax.Array]) -> Decoded:
@@ -207,6 +209,14 @@ def _endless(
 def _width(decoding: Decoding) -> int:
     """How many hypotheses of each row are followed."""
     return {'beam': decoding.beams, 'greedy': 1, 'sample': decoding.n_best}[decoding.method]
+
+
+def _refuse_few_beams(decoding: Decoding) -> None:
+    if decoding.method == 'beam' and decoding.n_best > decoding.beams:
+        raise UserError(
+            f'decode.n_best is {decoding.n_best}, more than the {decoding.beams} beams; raise '
+            'decode.beams.'
+        )
 
 
 def _run(

@@ -32,6 +32,20 @@ SIZES = {
     'openai-gpt': {'n_embd': 14, 'n_head': 2, 'n_layer': 2},
     'openai-gpt-silu': {'n_embd': 9, 'n_head': 3, 'n_layer': 1, 'afn': 'swish'},
     'gpt_neox': {'hidden_size': 24, 'num_attention_heads': 3, 'num_hidden_layers': 2},
+    # 12 * 0.25 and 10 * 0.3 are odd numbers of columns, 4 * 0.1 is none.
+    'gpt_neox-odd': {'hidden_size': 36, 'num_attention_heads': 3, 'num_hidden_layers': 1},
+    'gpt_neox-odder': {
+        'hidden_size': 20,
+        'num_attention_heads': 2,
+        'num_hidden_layers': 1,
+        'rotary_pct': 0.3,
+    },
+    'gpt_neox-still': {
+        'hidden_size': 8,
+        'num_attention_heads': 2,
+        'num_hidden_layers': 1,
+        'rotary_pct': 0.1,
+    },
     'gpt_neox-serial': {
         'hidden_size': 24,
         'num_attention_heads': 2,
@@ -61,7 +75,7 @@ def write_tokenizer(folder, kind, size=300):
 
 def write_gpt(folder, name):
     """A checkpoint of random weights, large enough that continuations differ."""
-    kind = name.split('-untied')[0].split('-silu')[0].split('-serial')[0]
+    kind = 'openai-gpt' if name.startswith('openai') else name.split('-')[0]
     rows = write_tokenizer(folder, kind) + 3  # some rows that no token has
     config, model = {
         'gpt2': (transformers.GPT2Config, transformers.GPT2LMHeadModel),

@@ -136,6 +136,16 @@ DAMAGES = {
         lambda f: (f / 'tokenizer.json').write_text('{}'),
         ['tokenizer cannot be read'],
     ),
+    'no number': (field(layer_norm_epsilon=float('nan')), ['layer_norm_epsilon', 'a number']),
+    'negative number': (field(layer_norm_epsilon=-1), ['norm_epsilon is -1']),
+    'odd cutter': (
+        lambda f: change_json(f / 'tokenizer.json', pre_tokenizer='x'),
+        ['tokenizer.json is damaged'],
+    ),
+    'odd token': (
+        lambda f: change_json(f / 'tokenizer_config.json', bos_token=5, add_bos_token=True),
+        ['no bos_token'],
+    ),
     'small table': (field(vocab_size=50), ['transformer.wte.weight is [', 'and not [50, 8]']),
     'larger tokenizer': (
         lambda f: train_byte_level(LINES, ByteLevelBPE(vocab_size=280, min_count=1)).save(f),

@@ -228,3 +228,13 @@ def test_what_cannot_be_is_refused_by_name():
     headless = LabelerConfig(encoder=dataclasses.replace(SMALL, pooler=False), num_outputs=2)
     with pytest.raises(ConfigError, match='choose mean, max or attention'):
         jax.eval_shape(headless.build().init, jax.random.key(0), *headless.example_inputs())
+
+
+def test_a_network_of_one_kind_of_token_reads_both_texts_as_that_kind():
+    config = BertConfig(
+        vocab_size=16, max_length=8, num_layers=1, embed_dim=8, num_heads=2, num_token_types=1
+    )
+    tokens, module = jnp.arange(8, dtype=jnp.int32)[None], config.build()
+    variables = module.init(jax.random.key(0), tokens)
+    typed = module.apply(variables, TypedTokens(tokens, (tokens > 3).astype(jnp.int32)))
+    np.testing.assert_array_equal(typed.features, module.apply(variables, tokens).features)

@@ -271,7 +271,7 @@ def test_every_parameter_can_be_split_over_fsdp_and_tensor_axes():
         ({'embed_dim': 0}, 'embed_dim is 0'),
         ({'dropout_rate': 1.0}, 'dropout_rate'),
         ({'norm': 'post', 'parallel_residual': True}, "needs norm 'pre'"),
-        ({'positions': 'rotary', 'rotary_share': 0.1}, 'rotary_share 0.1'),
+        ({'positions': 'rotary', 'rotary_share': 1.5}, 'rotary_share is 1.5'),
         ({'attention_implementation': 'cudnn'}, 'attention_dropout_rate to 0'),
     ],
 )
