@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import unicodedata
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -59,8 +60,15 @@ def as_object(found: NextTokens) -> dict[str, Any]:
 
 
 def visible(token: str) -> str:
-    """A token with its white space shown; the word-start mark of SentencePiece is a space."""
-    return token.replace('▁', '␣').replace(' ', '␣').replace('\n', '↵').replace('\t', '⇥')
+    """A token with its white space shown; the word-start mark of SentencePiece is a space.
+
+    Other characters that would move a terminal's cursor, or do nothing, are written as escapes.
+    """
+    shown = token.replace('▁', '␣').replace(' ', '␣').replace('\n', '↵').replace('\t', '⇥')
+    return ''.join(
+        c if unicodedata.category(c)[0] != 'C' else c.encode('unicode_escape').decode()
+        for c in shown
+    )
 
 
 def next_token_bars(

@@ -119,14 +119,16 @@ class Bert(Family):
         }
 
     def names(self, model: BertPretrainingConfig) -> TensorNames:
-        del model
+        buffers = [r'embeddings\.(position_ids|token_type_ids)']
+        if not model.encoder.pooler:  # old files have one that nothing stands on
+            buffers.append(r'pooler\.dense\.(weight|bias)')
         return TensorNames(
             prefix='bert.',
             tied={
                 'cls.predictions.decoder.weight': 'bert.embeddings.word_embeddings.weight',
                 'cls.predictions.decoder.bias': 'cls.predictions.bias',
             },
-            buffers=(r'embeddings\.(position_ids|token_type_ids)',),
+            buffers=tuple(buffers),
             renamed={'LayerNorm.gamma': 'LayerNorm.weight', 'LayerNorm.beta': 'LayerNorm.bias'},
         )
 

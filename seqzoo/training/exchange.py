@@ -14,6 +14,7 @@ from seqzoo.errors import UserError
 from seqzoo.experiment import Experiment, TrainConfig, defines_run
 from seqzoo.interop.family import Imported
 from seqzoo.interop.hugging_face import HubFolder, export, family_of
+from seqzoo.interop.their_config import CONFIG
 from seqzoo.optimization.optimizers import Adam
 from seqzoo.optimization.schedules import Linear
 from seqzoo.parallel.storage import true_count
@@ -71,6 +72,10 @@ def import_weights(
     run = _local(run_dir, '--run')
     if (run / EXPERIMENT).exists() or (run / CHECKPOINTS).exists():
         raise UserError(f'{run} holds a run already: choose a new --run.')
+    if (run / CONFIG).exists():
+        raise UserError(
+            f'{run} holds a model of Hugging Face: choose a folder of its own for --run.'
+        )
     hub = HubFolder(_local(folder, 'the folder'))
     found = hub.imported(None if tokenizer is None else _local(tokenizer, '--tokenizer'))
     experiment = _experiment(hub, found, overrides)

@@ -29,6 +29,7 @@ def test_a_table_has_a_blank_then_tokens_with_percent_in_order():
     ]
     assert as_table(NextTokens('', ('a',), (1.0,))).startswith('____\n')
     assert [visible(token) for token in ('a b', '\t')] == ['a␣b', '⇥']
+    assert visible('\x1b[2J\r\x00é') == r'\x1b[2J\r\x00é'
 
 
 def test_an_object_keeps_tokens_and_probabilities_as_they_are():

@@ -159,3 +159,16 @@ def test_names_and_tokenizer_files_of_all_ages_are_read(tmp_path):
     again = HubFolder(tmp_path)
     jax.tree.map(np.testing.assert_array_equal, again.params(again.model()), params)
     assert again.imported().prepared.tokenizer.entries == entries
+
+
+def test_a_pooler_that_nothing_stands_on_is_left_out(tmp_path):
+    write_bert(tmp_path, next(name for name, options in SIZES.items() if 'Masked' in str(options)))
+    first = HubFolder(tmp_path)
+    params, file = first.params(first.model()), tmp_path / 'model.safetensors'
+    width = first.model().encoder.embed_dim
+    more = {'weight': np.ones((width, width), np.float32), 'bias': np.ones(width, np.float32)}
+    tensors = safetensors.numpy.load_file(file)
+    tensors |= {f'bert.pooler.dense.{name}': array for name, array in more.items()}
+    safetensors.numpy.save_file(tensors, file)
+    again = HubFolder(tmp_path)
+    jax.tree.map(np.testing.assert_array_equal, again.params(again.model()), params)
