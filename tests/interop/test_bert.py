@@ -162,6 +162,8 @@ def test_names_and_tokenizer_files_of_all_ages_are_read(tmp_path):
 
 
 def test_a_pooler_that_nothing_stands_on_is_left_out(tmp_path):
+    import safetensors.numpy
+
     write_bert(tmp_path, next(name for name, options in SIZES.items() if 'Masked' in str(options)))
     first = HubFolder(tmp_path)
     params, file = first.params(first.model()), tmp_path / 'model.safetensors'
