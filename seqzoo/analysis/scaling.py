@@ -132,7 +132,7 @@ def _read(file: Path) -> Result:
         result = json.loads(file.read_text(encoding='utf-8'))
         if result['kind'] != KIND or not result['measurements']:
             raise ValueError('it has no measurements')
-        _ = [(m['devices'], m['tokens_per_second']['median']) for m in result['measurements']]
+        rows(with_efficiency(result))  # reads all that is shown
         _ = [result[name] for name in SAME]
     except OSError as error:
         raise UserError(f'{file} cannot be read: {error.strerror or error}.') from error

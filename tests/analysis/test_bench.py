@@ -153,6 +153,11 @@ def test_results_of_slices_are_joined_and_set_against_each_other(tmp_path, capsy
     files[1].write_text(json.dumps(result(made(8, 1.0), device_kind='v6e')))
     assert main(['bench', '--merge', *map(str, files)]) == 2
     assert 'differ in device_kind' in capsys.readouterr().err
+    short = result(made(8, 1.0))
+    del short['measurements'][0]['scaling']
+    files[1].write_text(json.dumps(short))
+    assert main(['bench', '--merge', *map(str, files)]) == 2
+    assert "is not a result of seqzoo bench (KeyError('scaling'))" in capsys.readouterr().err
     files[1].write_text('{"kind": "another"}')
     assert main(['bench', '--merge', *map(str, files)]) == 2
     assert 'is not a result of seqzoo bench' in capsys.readouterr().err
