@@ -78,17 +78,18 @@ def test_only_line_feeds_end_a_sentence_of_rt_polarity(tmp_path):
         assert [text.startswith('good') for text in part.inputs] == part.labels.tolist()
 
 
-CONLLU = """\
+REST = 6 * '\t_'
+CONLLU = f"""\
 # newdoc id = a
 # text = I don't
-1\tI\tI\tPRON\t_
-2-3\tdon't\t_\t_\t_
-2\tdo\tdo\tAUX\t_
-3\tn't\tnot\tPART\t_
-3.1\tgo\tgo\tVERB\t_
+1\tI\tI\tPRON{REST}
+2-3\tdon't\t_\t_{REST}
+2\tdo\tdo\tAUX{REST}
+3\tn't\tnot\tPART{REST}
+3.1\tgo\tgo\tVERB{REST}
 
 # newdoc id = b
-1\tGo\tgo\tVERB\t_
+1\tGo\tgo\tVERB{REST}
 """
 
 
@@ -110,9 +111,31 @@ def test_conllu_gives_words_without_ranges_and_empty_nodes(tmp_path):
         ('a', [('I', 'PRON'), ('do', 'AUX'), ("n't", 'PART')]),
         ('b', [('Go', 'VERB')]),
     ]
-    path.write_text('1\tI\n')
-    with pytest.raises(UserError, match='line 1 has 2 columns'):
+
+
+@pytest.mark.parametrize(
+    ('line', 'message'),
+    [
+        ('1\tI', 'has 2 columns'),
+        ('1\tI\tI\tPRON\t_', 'has 5 columns'),
+        (f'x\tI\tI\tPRON{REST}', "has the number 'x'"),
+        (f'\u00b2\tI\tI\tPRON{REST}', 'has the number'),
+        (f'1\t\tI\tPRON{REST}', 'has an empty form'),
+    ],
+)
+def test_a_row_that_is_no_word_of_a_treebank_is_named(tmp_path, line, message):
+    path = tmp_path / 'x.conllu'
+    path.write_text(f'# text = I\n{line}\n', encoding='utf-8')
+    with pytest.raises(UserError, match=f'line 2 {message}'):
         list(read_conllu(path))
+
+
+def test_a_field_of_a_chain_without_end_is_named(tmp_path):
+    (tmp_path / 'protein_ss').mkdir()
+    lines = ['input,dssp3,dssp8,disorder,cb513_mask', f'{"A " * 70_000},H,H,0,1', '']
+    (tmp_path / 'protein_ss' / 'CB513_HHblits.csv').write_text('\n'.join(lines))
+    with pytest.raises(UserError, match=r'line \d cannot be read \(field larger'):
+        Cb513().read('train', tmp_path)
 
 
 def test_pixels_are_read_in_any_one_order(tmp_path):
