@@ -223,5 +223,5 @@ def _records(path: Path) -> Iterator[dict[str, str]]:
         yield from table
     except csv.Error as error:
         raise UserError(
-            f'{path}: line {table.line_num} cannot be read ({error}); fetch the file again'
+            f'{path}: line {table.reader.line_num} cannot be read ({error}); fetch the file again'
         ) from error

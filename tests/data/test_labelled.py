@@ -134,7 +134,7 @@ def test_a_field_of_a_chain_without_end_is_named(tmp_path):
     (tmp_path / 'protein_ss').mkdir()
     lines = ['input,dssp3,dssp8,disorder,cb513_mask', f'{"A " * 70_000},H,H,0,1', '']
     (tmp_path / 'protein_ss' / 'CB513_HHblits.csv').write_text('\n'.join(lines))
-    with pytest.raises(UserError, match=r'line \d cannot be read \(field larger'):
+    with pytest.raises(UserError, match=r'line 2 cannot be read \(field larger'):
         Cb513().read('train', tmp_path)
 
 
