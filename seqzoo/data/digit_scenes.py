@@ -105,6 +105,11 @@ class DigitScenes:
         # Four pixels become one.
         small = images.reshape(len(images), _DIGIT, 2, _DIGIT, 2).mean(axis=(2, 4))
         by_digit = [np.flatnonzero(labels == digit) for digit in range(10)]
+        if missing := [name for name, own in zip(DIGITS, by_digit, strict=True) if not len(own)]:
+            raise UserError(
+                f'{self.name}: there is no {missing[0]} among the {len(images)} images of {split}; '
+                f'fetch the files of {self.digits.name} again, or set another dev_size of digits'
+            )
         count = getattr(self, f'{split}_size')
         rng = np.random.default_rng([self.seed, ('train', 'dev', 'test').index(split)])
         scenes, captions = np.zeros((count, SIZE, SIZE), np.uint8), []

@@ -6,6 +6,7 @@ RtPolarity   sentence polarity data v1.0 (Pang and Lee 2005), one tokenised sent
 Tsv          your own: a table with tabs between its columns, whose first line names them
 """
 
+import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -229,6 +230,11 @@ def _read_table(path: Path, columns: tuple[str, ...]) -> Iterator[tuple[int, lis
     lines = enumerate(read_lines(path), 1)
     header = next(lines, (1, ''))[1].split('\t')
     missing = [column for column in columns if column not in header]
+    twice = [column for column in columns if header.count(column) > 1]
+    if twice:
+        raise UserError(
+            f'{path}: the first line calls more than one column {twice[0]}; give each its own name'
+        )
     if missing:
         raise UserError(
             f'{path}: no column is called {" or ".join(missing)}; its first line names '
@@ -247,6 +253,11 @@ def _read_table(path: Path, columns: tuple[str, ...]) -> Iterator[tuple[int, lis
 
 def _read_latin1(path: Path) -> list[str]:
     r"""Lines of a file in Windows' Latin alphabet; only '\n' ends one, for the text has 0x85."""
-    with open_text_file(path) as file:
-        text = file.read().decode('latin-1')
+    try:
+        with open_text_file(path) as file:
+            text = file.read().decode('latin-1')
+    except (OSError, EOFError, zlib.error) as error:
+        raise UserError(f'{path} cannot be read ({error}); fetch it again') from error
+    if not text.strip():
+        raise UserError(f'{path} is empty; fetch it again')
     return [line.removesuffix('\r').strip(' ') for line in text.removesuffix('\n').split('\n')]

@@ -18,6 +18,7 @@ from seqzoo.data.text_files import open_text_file
 from seqzoo.errors import UserError
 
 _URL = 'https://storage.googleapis.com/cvdf-datasets/mnist/'  # as TFDS lists it, with checksums
+SIDE = 28  # pixels of an image, either side
 
 
 def _file(name: str, sha256: str, packed: str) -> tuple[str, PublicFile]:
@@ -126,14 +127,27 @@ class Mnist(LabelledData):
             read_idx(self._find(data_dir, f'{part}-{kind}-ubyte', split))
             for kind in ('images-idx3', 'labels-idx1')
         )
-        if len(images) != len(labels) or images.ndim != 3:
-            raise UserError(
-                f'{self.name}: {len(images)} images and {len(labels)} labels of the {part} files '
-                'do not belong together; fetch them again'
-            )
+        self._check(images, labels, part)
         labels = labels.astype(np.int32)
         if split == 'test':
             return images, labels
+        if len(images) <= self.dev_size:
+            raise UserError(
+                f'{self.name}: of {len(images)} training images none is left beside the '
+                f'{self.dev_size} of dev; set a smaller dev_size, or fetch the files again'
+            )
         order = permutation(len(images), self.seed)
         chosen = np.sort(order[: self.dev_size] if split == 'dev' else order[self.dev_size :])
         return images[chosen], labels[chosen]
+
+    def _check(self, images: np.ndarray, labels: np.ndarray, part: str) -> None:
+        """Refuses files that do not hold digits."""
+        wrong = None
+        if images.shape[1:] != (SIDE, SIDE) or not len(images):
+            wrong = f'images of shape {images.shape}, not [images, {SIDE}, {SIDE}]'
+        elif labels.shape != (len(images),):
+            wrong = f'labels of shape {labels.shape} for {len(images)} images'
+        elif labels.max() > 9:
+            wrong = f'the label {labels.max()}, which is no digit'
+        if wrong:
+            raise UserError(f'{self.name}: the {part} files hold {wrong}; fetch them again')

@@ -9,6 +9,7 @@ structure that they are part of.
 import csv
 import io
 import itertools
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +26,8 @@ UNIVERSAL_TAGS = (
     *('ADJ', 'ADP', 'ADV', 'AUX', 'CCONJ', 'DET', 'INTJ', 'NOUN', 'NUM', 'PART', 'PRON'),
     *('PROPN', 'PUNCT', 'SCONJ', 'SYM', 'VERB', 'X'),
 )
+
+_TOKEN = re.compile(r'[0-9]+([-.][0-9]+)?')  # a word; with more, a range or an empty node
 
 _EWT_2_16 = {
     'train': '3fb78e2b55482c8ee00caa653af436c88c9e5bc9a73ce26e4ae3ddc79d2b7e7b',
@@ -116,7 +119,7 @@ def read_conllu(path: Path) -> Iterator[tuple[str, list[tuple[str, str]]]]:
     their own.
 
     Raises:
-        UserError: a line has too few columns (says where).
+        UserError: a line has not ten columns, no number, or no form (says where).
     """
     document, sentence = '', []
     lines = enumerate(read_lines(path), 1)
@@ -131,12 +134,18 @@ def read_conllu(path: Path) -> Iterator[tuple[str, list[tuple[str, str]]]]:
                 document = value.strip()
         else:
             columns = line.split('\t')
-            if len(columns) < 4:
+            if len(columns) != 10:
                 raise UserError(
                     f'{path}: line {number} has {len(columns)} columns, not the ten of CoNLL-U; '
                     'fetch the file again'
                 )
-            if columns[0].isdigit():
+            if not (kind := _TOKEN.fullmatch(columns[0])) or not columns[1].strip():
+                wrong = 'an empty form' if kind else f'the number {columns[0][:20]!r}'
+                raise UserError(
+                    f'{path}: line {number} has {wrong}; a word is numbered as 3, 3-4 or 3.1 in '
+                    'the first column and stands in the second: fetch the file again'
+                )
+            if not kind[1]:
                 sentence.append((columns[1], columns[3]))
 
 
@@ -184,8 +193,7 @@ class Cb513(TaggedData):
         path = self._find(data_dir, 'CB513_HHblits.csv', split)
         numbers = {name: number for number, name in enumerate(self.classes)}
         chains, tags, counts = [], [], []
-        text = io.StringIO('\n'.join(read_lines(path)))
-        for row, record in enumerate(csv.DictReader(text, skipinitialspace=True), 1):
+        for row, record in enumerate(_records(path), 1):
             try:
                 residues = record['input'].split()
                 states = [numbers[s] for s in record[f'dssp{self.states}'].split()]
@@ -206,3 +214,14 @@ class Cb513(TaggedData):
         found = folds([' '.join(chain) for chain in chains], 10, seed=self.seed)
         chosen = split_by_folds(found, split, 10, self.fold)
         return Tagged(chains, tags, counts).chosen(chosen)
+
+
+def _records(path: Path) -> Iterator[dict[str, str]]:
+    """The lines of a CSV file by the columns that its first line names."""
+    table = csv.DictReader(io.StringIO('\n'.join(read_lines(path))), skipinitialspace=True)
+    try:
+        yield from table
+    except csv.Error as error:
+        raise UserError(
+            f'{path}: line {table.reader.line_num} cannot be read ({error}); fetch the file again'
+        ) from error

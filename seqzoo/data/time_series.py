@@ -10,7 +10,7 @@ import csv
 import io
 import math
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -39,6 +39,7 @@ PUBLIC_SERIES: Mapping[str, PublicFile] = {
 }
 
 _LARGEST = 1e15  # 32 bits hold its square
+_LEAST_CHANGE = 1e-7  # of standardised values, which 32 bits keep apart no finer
 
 
 @dataclass(frozen=True)
@@ -149,8 +150,9 @@ def read_series(path: Path) -> tuple[tuple[str, ...], np.ndarray]:
     """Time stamps and `[values]` float64 of a CSV file with a header and two columns.
 
     Raises:
-        UserError: it cannot be read, or a line is not a time stamp and a finite number. Some copies
-            of the temperatures have cells such as `?0.2`: a value that is in doubt is not guessed.
+        UserError: it cannot be read, has a measurement in place of the header, or a line is not a
+            time stamp and a finite number. Some copies of the temperatures have cells such as
+            `?0.2`: a value that is in doubt is not guessed.
     """
     try:
         with open_text_file(path) as file:
@@ -159,15 +161,11 @@ def read_series(path: Path) -> tuple[tuple[str, ...], np.ndarray]:
         raise UserError(f'{path} cannot be read ({error}); fetch the file anew.') from error
     times: list[str] = []
     values: list[float] = []
-    lines = csv.reader(io.StringIO(text, newline=''))
-    next(lines, None)  # the header
-    for cells in lines:
-        if not cells:
-            continue
+    for number, cells in _cells(text, path):
         value = _number(cells[1]) if len(cells) == 2 else None
         if value is None:
             raise UserError(
-                f'{path}, line {lines.line_num}: {",".join(cells)!r} is not a time stamp and a '
+                f'{path}, line {number}: {",".join(cells)[:80]!r} is not a time stamp and a '
                 'number; mend the line, or fetch the file anew.'
             )
         times.append(cells[0])
@@ -177,7 +175,29 @@ def read_series(path: Path) -> tuple[tuple[str, ...], np.ndarray]:
     return tuple(times), np.array(values)
 
 
+def _cells(text: str, path: Path) -> Iterator[tuple[int, list[str]]]:
+    """Number and cells of each line of a CSV file that is not blank, but for the header."""
+    lines = csv.reader(io.StringIO(text, newline=''))
+    try:
+        header = next(lines, [])
+        if len(header) == 2 and _number(header[1]) is not None:
+            raise UserError(
+                f'{path}, line 1: {",".join(header)!r} is a measurement, where the columns should '
+                'be named; put a line such as "time,value" before it.'
+            )
+        for cells in lines:
+            if cells:
+                yield lines.line_num, cells
+    except csv.Error as error:
+        raise UserError(
+            f'{path}, line {lines.line_num} cannot be read ({error}); mend the line, or fetch the '
+            'file anew.'
+        ) from error
+
+
 def _number(text: str) -> float | None:
+    if '_' in text or not text.isascii():  # which Python reads, and nobody writes into data
+        return None
     try:
         value = float(text)
     except ValueError:
@@ -277,13 +297,19 @@ class Scale:
         """That of `values`.
 
         Raises:
-            UserError: they are all the same.
+            UserError: they are all the same, or each differs from the one before by the same:
+                nothing is left to learn, and there is no unit of change.
         """
         levels = np.log(values) if logarithm else values
         deviation = float(levels.std())
         if not deviation > 0:
             raise UserError('the values of the training part are all the same.')
         change = float(np.diff(levels).std()) / deviation
+        if not change > _LEAST_CHANGE:
+            raise UserError(
+                'the values of the training part all differ from the one before by the same '
+                f'{"factor" if logarithm else "amount"}; take a series that is no straight line.'
+            )
         return cls(float(levels.mean()), deviation, change, logarithm)
 
     def standardised(self, values: Any) -> np.ndarray:

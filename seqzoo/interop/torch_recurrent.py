@@ -86,9 +86,9 @@ def export_torch(params: Mapping[str, Any], config: RecurrentConfig) -> dict[str
     `bias=False`.
 
     Raises:
-        UserError: torch has no such cell (peepholes, layer normalisation, a GRU that resets before
-            the product), or no such stack (residual connections, unequal layers, summed
-            directions).
+        UserError: torch has no such cell (peepholes, layer normalisation, clipping, a GRU that
+            resets before the product), or no such stack (residual connections, unequal layers,
+            summed directions, from the last step to the first alone).
     """
     state: dict[str, np.ndarray] = {}
     for path, suffix, cell in _directions(config):
@@ -128,6 +128,8 @@ def _check(config: RecurrentConfig) -> None:
         reason = f'no cell like {type(cell).__name__}'
     elif isinstance(cell, LSTM) and (cell.peepholes or cell.layer_norm):
         reason = 'neither peepholes nor layer_norm in its LSTM'
+    elif isinstance(cell, LSTM) and (cell.cell_clip, cell.projection_clip) != (None, None):
+        reason = 'neither cell_clip nor projection_clip in its LSTM'
     elif isinstance(cell, GRU) and cell.reset == 'before':
         reason = "only reset='after' in its GRU"
     elif config.residual_from is not None:
@@ -139,6 +141,8 @@ def _check(config: RecurrentConfig) -> None:
         reason = 'only equal layers'
     elif config.directions == 'summed':
         reason = 'only concatenated directions'
+    elif config.directions == 'backward':
+        reason = "no stack that reads backward alone: turn the input around and set 'forward'"
     if reason:
         raise UserError(f'the weights cannot be exchanged with torch, which has {reason}.')
 

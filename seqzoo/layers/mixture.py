@@ -27,6 +27,7 @@ from typing import Literal
 import flax.struct
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import linen as nn
 
 from seqzoo.errors import ConfigError
@@ -49,7 +50,8 @@ class MixtureConfig:
         dispatch: `'dense'` or `'capacity'`.
         evaluation_dispatch: the same outside of training; `None`: as in training. Which tokens find
             a place depends on later ones too, so that a causal model is evaluated `'dense'`.
-        capacity_factor: places per expert as a multiple of its fair share.
+        capacity_factor: places per expert as a multiple of its fair share, of the real tokens of a
+            row or of all that the batch has room for.
         group: whether places are shared out within a row, whatever else is in the batch, or over
             all rows that a device holds under `shard_map` and `pmap`, and all of the batch under
             `jit`.
@@ -217,10 +219,10 @@ class MixtureOfExperts(nn.Module):
         config, shape = self.config, x.shape
         groups = shape[0] if config.group == 'row' else 1
         tokens = x.reshape(groups, -1, shape[-1])
-        places = config.capacity(tokens.shape[1])
+        places, real = config.capacity(tokens.shape[1]), real.reshape(groups, -1)
         weights, chosen = (a.reshape(groups, -1, config.top_k) for a in (weights, chosen))
-        slots = jax.vmap(_slots, in_axes=(0, 0, None, None))(
-            chosen, real.reshape(groups, -1), config.num_experts, places
+        slots = jax.vmap(_slots, in_axes=(0, 0, 0, None, None))(
+            chosen, real, self._open(real), config.num_experts, places
         )  # [groups, tokens, k]; one past the last where there was no place
         lost = sum_over_shards(jnp.sum((slots == config.num_experts * places) * (weights > 0)))
         total = sum_over_shards(jnp.sum(weights > 0))
@@ -241,17 +243,31 @@ class MixtureOfExperts(nn.Module):
         out = self._away(sent, config.group == 'row').reshape(groups, -1, shape[-1])
         return jax.vmap(gather)(out, slots, weights).reshape(shape)
 
+    def _open(self, real: jax.Array) -> jax.Array:
+        """`[groups]` int32: how many places of an expert a group may fill.
 
-def _slots(chosen: jax.Array, real: jax.Array, experts: int, places: int) -> jax.Array:
+        What a row gets does not depend on how far it is padded; a batch fills what it has room for.
+        """
+        (groups, tokens), config = real.shape, self.config
+        if config.group == 'batch':
+            return jnp.full(groups, config.capacity(tokens), jnp.int32)
+        by_count = np.array([config.capacity(n) for n in range(tokens + 1)], np.int32)
+        return jnp.asarray(by_count)[jnp.sum(real, axis=1).astype(jnp.int32)]
+
+
+def _slots(
+    chosen: jax.Array, real: jax.Array, limit: jax.Array, experts: int, places: int
+) -> jax.Array:
     """`[tokens, k]` int32: `expert * places + place`, or `experts * places` if none was free.
 
-    All first choices are served before the second ones; among equals the earlier token comes first.
+    Of the places of each expert the first `limit` are open. All first choices are served before the
+    second ones; among equals the earlier token comes first.
     """
     one_hot = jax.nn.one_hot(chosen.T, experts, dtype=jnp.int32)  # [k, tokens, experts]
     one_hot *= real.astype(jnp.int32)[None, :, None]
     flat = one_hot.reshape(-1, experts)
     rank = jnp.sum((jnp.cumsum(flat, axis=0) - 1) * flat, axis=-1).reshape(chosen.T.shape).T
-    free = (rank < places) & (real > 0)[:, None]
+    free = (rank < limit) & (real > 0)[:, None]
     return jnp.where(free, chosen * places + rank, experts * places)
 
 

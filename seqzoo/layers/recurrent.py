@@ -224,6 +224,16 @@ class RecurrentConfig:
                 f'bidirectional_layers is {self.bidirectional_layers} but directions is '
                 f'{self.directions}: choose concatenated or summed'
             )
+        for name, least, most in (
+            ('bidirectional_layers', 0, self.num_layers),
+            ('residual_from', 0, self.num_layers - 1),
+        ):
+            value = getattr(self, name)
+            if value is not None and not least <= value <= most:
+                raise ConfigError(
+                    f'{name} is {value} of num_layers {self.num_layers}: choose {least} to {most}, '
+                    'or None'
+                )
         check_rates(
             self,
             *('input_dropout_rate', 'dropout_rate', 'output_dropout_rate'),
@@ -276,7 +286,7 @@ class RecurrentConfig:
             num_layers=at,
             hidden_dims=widths and widths[:at],
             bidirectional_layers=None if two is None else min(two, at),
-            residual_from=residual,
+            residual_from=None if residual is None or residual >= at else residual,
             output_dropout_rate=self.dropout_rate,
         )
         top = replace(

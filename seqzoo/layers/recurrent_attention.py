@@ -204,7 +204,7 @@ class CrossAttention(nn.Module):
         Args:
             queries: `[batch, length, query]`.
             source: from `project`.
-            time: `[length]` float32, the number of each step.
+            time: `[length, batch or 1, 1]` float32, the number of each step.
 
         Returns:
             Contexts `[batch, length, memory]` in the dtype of the memory.

@@ -96,12 +96,14 @@ class Decoder(nn.Module):
         """The source, made ready to be attended to; `None` if nothing attends."""
         return None if self.config.attention is None else self.cross_attention.project(memory, mask)
 
-    def _times(self, position: jax.Array, length: int, batch: int) -> Arrays:
+    def _times(
+        self, position: jax.Array, length: int, batch: int, mask: jax.Array | None
+    ) -> Arrays:
         """The input that local-m attention reads beside the others, `[length, batch, 1]`."""
         attention = self.config.attention
         if attention is None or attention.span != 'local-m':
             return {}
-        numbers = step_numbers(position, length)[:, None, None]
+        numbers = step_numbers(position, length, mask)
         return {'time': jnp.broadcast_to(numbers, (length, batch, 1))}
 
     def _drop(self, x: jax.Array, train: bool) -> jax.Array:
@@ -154,7 +156,8 @@ class StackedDecoder(Decoder):
         result = self.stack(x, mask=mask, carry=state.layers, train=train)
         features = result.features
         if source is not None:
-            contexts = self.cross_attention(features, source, step_numbers(position, x.shape[1]))
+            times = step_numbers(position, x.shape[1], mask)
+            contexts = self.cross_attention(features, source, times)
             both = jnp.concatenate([contexts, features], axis=-1)
             kernel = self.output['attentional_kernel'].astype(both.dtype)
             features = jnp.tanh(dense_product(both, kernel, 1))
@@ -201,7 +204,7 @@ class FeedingDecoder(Decoder):
         known = self._drop(x, train).swapaxes(0, 1)
         kernels, vectors = self.cross_attention.terms(source)
         kernels['attentional'] = self.output['attentional_kernel'].astype(c.dtype)
-        inputs, first = self._times(position, length, batch), {}
+        inputs, first = self._times(position, length, batch, mask), {}
         for i, (cell, layer, own) in enumerate(
             zip(self.cells, self.layer, state.layers, strict=True)
         ):
@@ -273,7 +276,7 @@ class ContextDecoder(Decoder):
             features = below + result.features if residual else result.features
         if c.maxout_dim is not None:
             # The state that attention began from, not the one that it led to (section A.2.2).
-            earlier = jnp.concatenate([before[:, None].astype(c.dtype), states[:, :-1]], axis=1)
+            earlier = states_before(before.astype(c.dtype), states, mask)
             pieces = self.maxout(jnp.concatenate([earlier, x, contexts], axis=-1))
             features = jnp.max(pieces, axis=-1)
         return features, DecoderState(tuple(layers))
@@ -294,7 +297,7 @@ class ContextDecoder(Decoder):
         publish = self.is_mutable_collection('intermediates')
         kernels, vectors = self.cross_attention.terms(source)
         terms = self.bottom.terms(self.layer_0(), x.swapaxes(0, 1), c.dtype)
-        inputs = {**terms.inputs, **self._times(position, length, batch)}
+        inputs = {**terms.inputs, **self._times(position, length, batch, mask)}
         outputs, last = time_scan(
             ContextStep(self.bottom, c.attention, publish),
             Terms(kernels | terms.kernels, vectors | terms.vectors, inputs, {}),
@@ -310,9 +313,30 @@ class ContextDecoder(Decoder):
         return found[..., :width], found[..., width:], last
 
 
-def step_numbers(position: jax.Array, length: int) -> jax.Array:
-    """`[length]` float32: the number of each of the steps from `position` on."""
-    return (position + jnp.arange(length)).astype(jnp.float32)
+def step_numbers(position: jax.Array, length: int, mask: jax.Array | None) -> jax.Array:
+    """`[length, batch or 1, 1]` float32: the number of each of the steps from `position` on.
+
+    Padding is no step: a target has the same numbers wherever in the row it stands.
+    """
+    passed = jnp.arange(length)[:, None] if mask is None else jnp.cumsum(mask.T, axis=0) - 1
+    return (position + jnp.maximum(passed, 0)).astype(jnp.float32)[..., None]
+
+
+def states_before(first: jax.Array, states: jax.Array, mask: jax.Array | None) -> jax.Array:
+    """`[batch, length, width]`: what the step before each one left, padding being no step.
+
+    Args:
+        first: `[batch, width]`, the state before all steps.
+        states: `[batch, length, width]`, what each step gives, zero at padding.
+        mask: `[batch, length]` bool, True at real steps; `None`: all.
+    """
+    every = jnp.concatenate([first[:, None], states], axis=1)
+    if mask is None:
+        return every[:, :-1]
+    # The place in `every` of the last real step up to each one; 0 is `first`.
+    places = jax.lax.cummax(jnp.where(mask, jnp.arange(1, mask.shape[1] + 1), 0), axis=1)
+    places = jnp.pad(places, ((0, 0), (1, 0)))[:, :-1]
+    return jnp.take_along_axis(every, places[..., None], axis=1)
 
 
 def widened(x: jax.Array, more: int) -> jax.Array:

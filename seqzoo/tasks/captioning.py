@@ -220,7 +220,7 @@ def read_image(path: Path, size: int) -> np.ndarray:
     Raises:
         UserError: it is not an image, or not of that size.
     """
-    from PIL import Image, UnidentifiedImageError
+    from PIL import Image
 
     try:
         with Image.open(path) as image:
@@ -232,7 +232,7 @@ def read_image(path: Path, size: int) -> np.ndarray:
             if image.mode not in ('1', 'L', 'LA', 'P', 'RGB', 'RGBA'):
                 raise UserError(f'{path} has no 8 bits a pixel (mode {image.mode}); convert it.')
             return np.asarray(image.convert('L'))
-    except (OSError, ValueError, UnidentifiedImageError) as error:
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise UserError(f'{path} cannot be read as an image ({error}).') from error
 
 

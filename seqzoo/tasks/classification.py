@@ -275,7 +275,9 @@ class SeriesClassification(Classification):
 
     def read_line(self, record: str) -> np.ndarray:
         shown = repr(record if len(record) <= 40 else f'{record[:39]}…')
-        values = parse_numbers(','.join(record.replace(',', ' ').split()), shown)
+        # Between two commas there is a number, or one is missing; spaces part numbers too.
+        cells = [cell.split() or [''] for cell in record.split(',')]
+        values = parse_numbers(','.join(number for cell in cells for number in cell), shown)
         if len(values) % self.input_dim:
             raise UserError(
                 f'{shown} has {len(values)} numbers, but the model reads {self.input_dim} at each '

@@ -264,17 +264,22 @@ class Forecasting(ColumnTask):
         """With `decoding` also the forecasts of `decoding.extra_length` steps, from places as far
         apart; their figures are called `ahead_...`.
         """
-        metrics = super().evaluate(runtime, prepared, split, batch, None, progress)
         assert isinstance(prepared, PreparedColumns)
-        if decoding is None:
-            return metrics
-        scale, steps = Scale(**prepared.learnt), decoding.extra_length
+        scale, steps = Scale(**prepared.learnt), decoding.extra_length if decoding else 0
         values, first, season = _joined(prepared.splits[split])
-        origins = range(first, len(values) - steps + 1, max(steps, 1))
-        if not origins:  # the part is shorter than the forecast
+        origins = range(first, len(values) - steps + 1, max(steps, 1)) if decoding else range(0)
+        windows = len(prepared.splits[split])
+        total = windows + len(origins)
+        metrics = super().evaluate(
+            runtime, prepared, split, batch, None, lambda done, _: progress(done, total)
+        )
+        if decoding is None or not origins:  # or the part is shorter than the forecast
             return metrics
         contexts = [values[max(origin - self.context, 0) : origin] for origin in origins]
-        found = self.forecast(runtime, scale, contexts, batch, decoding, progress)
+        found = self.forecast(
+            *(runtime, scale, contexts, batch, decoding),
+            lambda done, _: progress(windows + done, total),
+        )
         stretches = np.add.outer(origins, np.arange(steps))
         actual = scale.restored(values[stretches])
         held = np.broadcast_to(scale.restored(values[stretches[:, :1] - 1]), actual.shape)

@@ -19,6 +19,7 @@ from flax import linen as nn
 from seqzoo.data.columns import Columns, Ragged
 from seqzoo.data.labelled import Tagged, TaggedData
 from seqzoo.data.tagged import UniversalDependencies
+from seqzoo.errors import UserError
 from seqzoo.optimization.losses import smoothed_cross_entropy
 from seqzoo.scoring.labels import label_scores
 from seqzoo.tasks.base import Batch, Decoding, Losses, Prediction, Sums
@@ -49,7 +50,13 @@ class TagTask(LabelingTask):
     # Data
 
     def read(self, split: str, data_dir: Path | None) -> Tagged:
-        return self.corpus.read(split, data_dir)
+        found = self.corpus.read(split, data_dir)
+        if len(found) and not any(counts.any() for counts in found.counts):
+            raise UserError(
+                f'{self.data_name}: none of the positions of the split {split} counts, so that '
+                'there is nothing to learn or to score; check the marks in its file'
+            )
+        return found
 
     def learn(self, examples: Tagged) -> dict[str, Any]:
         tags = [t[c] for t, c in zip(examples.tags, examples.counts, strict=True)]

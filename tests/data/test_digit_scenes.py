@@ -71,6 +71,13 @@ def test_an_unknown_split_and_impossible_sizes_are_refused(stamps):
         DigitScenes(held_out=90)
 
 
+def test_a_digit_that_is_missing_is_named(monkeypatch):
+    images = np.zeros((30, 28, 28), np.uint8), np.arange(30, dtype=np.int32) % 8
+    monkeypatch.setattr(Mnist, 'images', lambda *_: images)
+    with pytest.raises(UserError, match='no eight among the 30 images of test'):
+        DigitScenes().read('test', None)
+
+
 def test_real_digits_make_scenes(data_dir):
     scenes = DigitScenes(dev_size=20).read('dev', data_dir)
     assert scenes.images.shape == (20, 32, 32)

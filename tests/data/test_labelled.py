@@ -78,17 +78,18 @@ def test_only_line_feeds_end_a_sentence_of_rt_polarity(tmp_path):
         assert [text.startswith('good') for text in part.inputs] == part.labels.tolist()
 
 
-CONLLU = """\
+REST = 6 * '\t_'
+CONLLU = f"""\
 # newdoc id = a
 # text = I don't
-1\tI\tI\tPRON\t_
-2-3\tdon't\t_\t_\t_
-2\tdo\tdo\tAUX\t_
-3\tn't\tnot\tPART\t_
-3.1\tgo\tgo\tVERB\t_
+1\tI\tI\tPRON{REST}
+2-3\tdon't\t_\t_{REST}
+2\tdo\tdo\tAUX{REST}
+3\tn't\tnot\tPART{REST}
+3.1\tgo\tgo\tVERB{REST}
 
 # newdoc id = b
-1\tGo\tgo\tVERB\t_
+1\tGo\tgo\tVERB{REST}
 """
 
 
@@ -110,30 +111,88 @@ def test_conllu_gives_words_without_ranges_and_empty_nodes(tmp_path):
         ('a', [('I', 'PRON'), ('do', 'AUX'), ("n't", 'PART')]),
         ('b', [('Go', 'VERB')]),
     ]
-    path.write_text('1\tI\n')
-    with pytest.raises(UserError, match='line 1 has 2 columns'):
+
+
+@pytest.mark.parametrize(
+    ('line', 'message'),
+    [
+        ('1\tI', 'has 2 columns'),
+        ('1\tI\tI\tPRON\t_', 'has 5 columns'),
+        (f'x\tI\tI\tPRON{REST}', "has the number 'x'"),
+        (f'\u00b2\tI\tI\tPRON{REST}', 'has the number'),
+        (f'1\t\tI\tPRON{REST}', 'has an empty form'),
+    ],
+)
+def test_a_row_that_is_no_word_of_a_treebank_is_named(tmp_path, line, message):
+    path = tmp_path / 'x.conllu'
+    path.write_text(f'# text = I\n{line}\n', encoding='utf-8')
+    with pytest.raises(UserError, match=f'line 2 {message}'):
         list(read_conllu(path))
 
 
+def test_a_field_of_a_chain_without_end_is_named(tmp_path):
+    (tmp_path / 'protein_ss').mkdir()
+    lines = ['input,dssp3,dssp8,disorder,cb513_mask', f'{"A " * 70_000},H,H,0,1', '']
+    (tmp_path / 'protein_ss' / 'CB513_HHblits.csv').write_text('\n'.join(lines))
+    with pytest.raises(UserError, match=r'line 2 cannot be read \(field larger'):
+        Cb513().read('train', tmp_path)
+
+
+def write_digits(data_dir, images, labels, part='t10k'):
+    (data_dir / 'mnist').mkdir(exist_ok=True)
+    for kind, values in (('images-idx3', images), ('labels-idx1', labels)):
+        values = np.asarray(values, np.uint8)
+        sizes = b''.join(n.to_bytes(4, 'big') for n in values.shape)
+        content = b'\x00\x00\x08' + bytes([values.ndim]) + sizes + values.tobytes()
+        (data_dir / 'mnist' / f'{part}-{kind}-ubyte').write_bytes(content)
+
+
 def test_pixels_are_read_in_any_one_order(tmp_path):
-    images = np.arange(2 * 6, dtype=np.uint8).reshape(2, 2, 3)
-    folder = tmp_path / 'mnist'
-    folder.mkdir()
-    header = b'\x00\x00\x08\x03' + b''.join(n.to_bytes(4, 'big') for n in images.shape)
-    (folder / 't10k-images-idx3-ubyte').write_bytes(header + images.tobytes())
-    labels = b'\x00\x00\x08\x01' + (2).to_bytes(4, 'big') + bytes([7, 1])
-    (folder / 't10k-labels-idx1-ubyte.gz').write_bytes(gzip.compress(labels))
+    images = np.arange(2 * 28**2).reshape(2, 28, 28) // 28  # the second is the first plus 28
+    write_digits(tmp_path, images, [7, 1])
+    plain_file = tmp_path / 'mnist' / 't10k-labels-idx1-ubyte'
+    plain_file.with_suffix('.gz').write_bytes(gzip.compress(plain_file.read_bytes()))
+    plain_file.unlink()
     plain = Mnist().read('test', tmp_path)
-    np.testing.assert_allclose(plain.inputs[1][:, 0] * 255, np.arange(6, 12))
+    np.testing.assert_allclose(plain.inputs[1][:, 0] * 255, images[1].ravel(), rtol=1e-6)
     assert plain.labels.tolist() == [7, 1]
     rows = Mnist(step='row').read('test', tmp_path)
-    np.testing.assert_allclose(rows.inputs[0] * 255, [[0, 1, 2], [3, 4, 5]], rtol=1e-6)
+    np.testing.assert_allclose(rows.inputs[0] * 255, images[0], rtol=1e-6)
     first, second = (Mnist(permutation_seed=1).read('test', tmp_path).inputs[i] for i in (0, 1))
     assert not np.array_equal(first, plain.inputs[0])
-    np.testing.assert_allclose((second - first) * 255, 6, rtol=1e-5)  # one order for all
-    (folder / 't10k-images-idx3-ubyte').write_bytes(header)
+    np.testing.assert_allclose((second - first) * 255, 28, rtol=1e-5)  # one order for all
+    file = tmp_path / 'mnist' / 't10k-images-idx3-ubyte'
+    file.write_bytes(file.read_bytes()[:16])
     with pytest.raises(UserError, match='0 bytes'):
-        read_idx(folder / 't10k-images-idx3-ubyte')
+        read_idx(file)
+
+
+@pytest.mark.parametrize(
+    ('shape', 'labels', 'message'),
+    [
+        ((20, 0, 0), [1] * 20, r'images of shape \(20, 0, 0\)'),
+        ((20, 27, 27), [1] * 20, r'images of shape \(20, 27, 27\)'),
+        ((20, 28, 28), [1] * 19, r'labels of shape \(19,\) for 20 images'),
+        ((20, 28, 28), [[1]] * 20, r'labels of shape \(20, 1\)'),
+        ((20, 28, 28), [200] * 20, 'the label 200, which is no digit'),
+        ((20, 28, 28), [1] * 20, 'of 20 training images none is left'),
+    ],
+)
+def test_files_that_hold_no_digits_are_refused(tmp_path, shape, labels, message):
+    write_digits(tmp_path, np.zeros(shape), labels, 'train')
+    with pytest.raises(UserError, match=message):
+        Mnist(dev_size=20).read('train', tmp_path)
+
+
+@pytest.mark.parametrize('name', ['rt-polarity.neg.gz', 'rt-polarity.neg'])
+def test_sentences_that_cannot_be_unpacked_or_are_none_are_refused(tmp_path, name):
+    whole = gzip.compress(bytes(range(256)) * 9)
+    (tmp_path / 'rt_polarity').mkdir()
+    cut, changed = whole[:30], whole[:12] + b'\xff' * 10 + whole[22:]
+    for content in (cut, changed, b'none') if name.endswith('.gz') else (b'', b'\n'):
+        (tmp_path / 'rt_polarity' / name).write_bytes(content)
+        with pytest.raises(UserError, match=r'rt-polarity\.neg.* (cannot be read|is empty)'):
+            RtPolarity().read('train', tmp_path)
 
 
 def test_angles_follow_the_rule_of_the_chains():
@@ -183,6 +242,9 @@ def test_pairs_of_a_table_have_the_class_of_their_column(tmp_path):
         replace(table, labels=('0', '1')).read('train', tmp_path)
     (tmp_path / 'train.tsv').write_text('sentence1\tsentence2\tlabel\na\tb\n')
     with pytest.raises(UserError, match='line 2 has 2 fields, but the first line names 3'):
+        Tsv().read('train', tmp_path)
+    (tmp_path / 'train.tsv').write_text('sentence1\tsentence2\tlabel\tlabel\na\tb\t0\t1\n')
+    with pytest.raises(UserError, match='more than one column label'):
         Tsv().read('train', tmp_path)
     with pytest.raises(UserError, match='name at least two'):
         Tsv(labels=('0', '0'))

@@ -28,11 +28,35 @@ def test_quotes_and_either_line_end_are_read(tmp_path):
         np.testing.assert_array_equal(values, [58.0, 62.0])
 
 
-@pytest.mark.parametrize('line', ['"1982-07-20",?0.2', '1982-07-20', '1982-07-20,1,2', 'a,nan'])
+@pytest.mark.parametrize(
+    'line', ['"1982-07-20",?0.2', '1982-07-20', '1982-07-20,1,2', 'a,nan', 'a,1_000', 'a,\u0663']
+)
 def test_a_line_that_is_no_measurement_is_named_and_not_guessed(tmp_path, line):
     file = written(tmp_path / 'a.csv', ['"1982-07-19",1.5', line])
     with pytest.raises(UserError, match=r'a\.csv, line 3: .* is not a time stamp and a number'):
         read_series(file)
+
+
+def test_a_first_line_that_is_a_measurement_is_no_header(tmp_path):
+    file = tmp_path / 'a.csv'
+    file.write_text('1749-01,58\n1749-02,62\n')
+    with pytest.raises(UserError, match=r'line 1: .* is a measurement'):
+        read_series(file)
+
+
+def test_a_cell_without_end_is_named(tmp_path):
+    file = written(tmp_path / 'a.csv', ['a,1', 'b' * 140_000 + ',1'])
+    with pytest.raises(UserError, match=r'a\.csv, line 3 cannot be read \(field larger'):
+        read_series(file)
+
+
+@pytest.mark.parametrize(
+    ('values', 'logarithm'),
+    [(np.arange(90) * 0.1, False), (1.1 ** np.arange(90), True), (np.array([1.0, 2.0]), False)],
+)
+def test_a_series_that_changes_by_the_same_always_is_refused(values, logarithm):
+    with pytest.raises(UserError, match='differ from the one before by the same'):
+        Scale.of(values, logarithm=logarithm)
 
 
 def test_missing_and_empty_files_are_named(tmp_path):

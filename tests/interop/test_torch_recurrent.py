@@ -163,6 +163,10 @@ def test_weights_that_do_not_fit_are_refused_with_a_remedy():
     for other, word in [
         (GRU(hidden_dim=4, reset='before'), 'reset'),
         (LSTM(hidden_dim=4, peepholes=True), 'peepholes'),
+        (LSTM(hidden_dim=4, cell_clip=3.0), 'cell_clip'),
+        (LSTM(hidden_dim=4, projection_dim=2, projection_clip=3.0), 'projection_clip'),
     ]:
         with pytest.raises(UserError, match=word):
             export_torch({}, RecurrentConfig(cell=other))
+    with pytest.raises(UserError, match='backward alone'):
+        export_torch({}, RecurrentConfig(cell=LSTM(hidden_dim=4), directions='backward'))

@@ -114,6 +114,19 @@ def test_what_finds_no_place_is_left_out_and_reported(network):
     np.testing.assert_allclose(alone.features, found.features[:1], rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize('before', [0, 6])
+def test_a_row_gets_the_same_however_far_it_is_padded(network, before):
+    params, x = network
+    module = build(dispatch='capacity', capacity_factor=1.0)
+    rows = [(0, 0), (before, 11 - before), (0, 0)]
+    padded, mask = np.pad(x, rows, constant_values=1.0), np.pad(MASK, rows[:2])
+    found, sown = apply(module, params, padded, jnp.asarray(mask))
+    short, expected = apply(module, params, x)
+    assert 0 < expected['intermediates']['overflow'][0] == sown['intermediates']['overflow'][0]
+    got = found.features[:, before : before + LENGTH]
+    np.testing.assert_allclose(got, short.features, rtol=1e-5, atol=1e-6)
+
+
 def test_noise_belongs_to_the_row_and_only_to_training(network):
     params, x = network
     rngs = {'dropout': jax.random.key(5)}

@@ -292,6 +292,19 @@ def test_impossible_hyperparameters_are_refused_by_name(make, message):
         make()
 
 
+@pytest.mark.parametrize(
+    ('name', 'value'),
+    [
+        *(('bidirectional_layers', -1), ('bidirectional_layers', 3)),
+        *(('residual_from', -1), ('residual_from', 2)),
+    ],
+)
+def test_layers_that_a_stack_does_not_have_are_refused(name, value):
+    given = {'num_layers': 2, 'directions': 'summed', name: value}
+    with pytest.raises(ConfigError, match=f'{name} is {value} of num_layers 2: choose 0 to'):
+        RecurrentConfig(cell=LSTM(hidden_dim=4), **given)
+
+
 def test_what_does_not_fit_together_is_refused():
     x = jnp.zeros((BATCH, LENGTH, INPUT))
     wide = RecurrentStack(RecurrentConfig(cell=LSTM(hidden_dim=5), residual_from=0), jnp.float32)

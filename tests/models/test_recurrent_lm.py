@@ -172,9 +172,10 @@ def test_the_mixture_lies_between_two_layers_and_its_input_is_added():
     assert set(found.losses) == {'importance', 'load'}
 
 
-def test_a_stack_split_in_two_does_what_the_whole_one_does():
+@pytest.mark.parametrize('residual_from', [1, 2])
+def test_a_stack_split_in_two_does_what_the_whole_one_does(residual_from):
     config = RecurrentConfig(
-        cell=GRU(hidden_dim=4), num_layers=3, hidden_dims=(4, 4, 4), residual_from=1,
+        cell=GRU(hidden_dim=4), num_layers=3, hidden_dims=(4, 4, 4), residual_from=residual_from,
         dropout_rate=0.1, input_dropout_rate=0.2, output_dropout_rate=0.3,
     )  # fmt: skip
     x = np.random.default_rng(0).normal(size=(2, 4, 4)).astype(np.float32)

@@ -427,6 +427,41 @@ def test_reading_in_pieces_gives_the_full_pass(config):
     np.testing.assert_allclose(found, full, atol=1e-5)
 
 
+@pytest.mark.parametrize(
+    'config',
+    [
+        SUTSKEVER,
+        LUONG,
+        dataclasses.replace(LUONG, attention_span='local-m', attention_window=1),
+        dataclasses.replace(
+            LUONG, input_feeding=False, attention_span='local-m', attention_window=1
+        ),
+        dataclasses.replace(LUONG, attention_span='local-p', attention_window=1),
+        BAHDANAU,
+        dataclasses.replace(BAHDANAU, attention_span='local-m', attention_window=1),
+        GNMT,
+    ],
+    ids=[
+        *('plain', 'luong', 'local-m', 'local-m-without-feeding', 'local-p'),
+        *('bahdanau', 'bahdanau-local-m', 'gnmt'),
+    ],
+)
+def test_padding_before_and_within_a_target_changes_nothing(config):
+    model, variables = example(config)
+    real = np.array([[1, 1, 1, 1, 0, 0, 0], [0, 0, 0, 1, 1, 1, 1], [0, 1, 0, 1, 1, 0, 1]], bool)
+    padded = np.full(real.shape, 7)
+    padded[real] = np.asarray(INPUTS[1]).reshape(-1)
+    found = model.apply(
+        variables,
+        INPUTS[0],
+        jnp.asarray(padded),
+        source_segments=SEGMENTS,
+        target_segments=jnp.asarray(real, jnp.int32),
+    ).features
+    alone = model.apply(variables, *INPUTS, source_segments=SEGMENTS).features
+    np.testing.assert_allclose(np.asarray(found)[real].reshape(alone.shape), alone, atol=1e-6)
+
+
 def test_beam_search_scores_what_the_full_pass_scores():
     model, variables = example(LUONG)
     search = seq2seq_search(

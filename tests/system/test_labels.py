@@ -45,7 +45,7 @@ def write_treebank(folder):
             lines.append(f'# newdoc id = {part}{sentence // 2}')
             for number, word in enumerate(rng.integers(0, 5, size=rng.integers(1, 7)), 1):
                 form, tag = SENTENCES[word]
-                lines.append(f'{number}\t{form}\t_\t{tag}')
+                lines.append(f'{number}\t{form}\tlemma\t{tag}' + 6 * '\t_')
             lines.append('')
         (folder / 'ud_english_ewt' / f'en_ewt-ud-{part}.conllu').write_text('\n'.join(lines))
     return folder
@@ -89,7 +89,7 @@ def test_a_tagger_gives_a_tag_for_each_word_and_scores_by_class(seqzoo, predict,
     )  # fmt: skip
     assert trained.status == 0, trained.err
     found = json.loads(seqzoo('evaluate', run, '--data-dir', data, '--json').out)
-    words = (data / 'ud_english_ewt' / 'en_ewt-ud-dev.conllu').read_text().count('\t_\t')
+    words = (data / 'ud_english_ewt' / 'en_ewt-ud-dev.conllu').read_text().count('\tlemma\t')
     assert sum(score['count'] for score in found['metrics']['classes'].values()) == words
     # A sentence longer than any of training is answered too.
     lines = ['the cat', '', ' '.join(['cat'] * 41), 'Philip']

@@ -47,6 +47,7 @@ def test_images_are_captioned_scored_and_drawn(stamps, tmp_path, capsys):
     Image.fromarray(np.zeros((32, 40), np.uint8)).save(wrong)
     Image.fromarray(np.zeros((32, 32), np.uint16)).save(deep := tmp_path / 'deep.png')
     text.write_text('no image')
+    Image.new('1', (20_000, 20_000)).save(huge := tmp_path / 'huge.png')
     (tmp_path / 'names').write_text(f'{right}\n\n{right}\n')
     capsys.readouterr()
     assert main(['predict', run, '--input', str(tmp_path / 'names')]) == 0
@@ -60,6 +61,7 @@ def test_images_are_captioned_scored_and_drawn(stamps, tmp_path, capsys):
         (wrong, '40 by 32 pixels'),
         (deep, '8 bits a pixel'),
         (text, 'cannot be read as an image'),
+        (huge, 'cannot be read as an image'),
     ):
         (tmp_path / 'names').write_text(f'{path}\n')
         assert main(['predict', run, '--input', str(tmp_path / 'names')]) == 2

@@ -91,8 +91,11 @@ def test_a_model_that_says_nothing_is_persistence(still):
 
 def test_a_season_ahead_repeats_what_is_known_at_its_beginning(still):
     task, found, runtime = still
-    ten = Decoding(method='greedy', extra_length=10, rows=4)  # a period is seven
-    metrics = task.evaluate(runtime, found, 'test', BATCH, ten)
+    ten, seen = Decoding(method='greedy', extra_length=10, rows=4), []  # a period is seven
+    metrics = task.evaluate(runtime, found, 'test', BATCH, ten, lambda *step: seen.append(step))
+    total = len(found.splits['test']) + 3
+    assert [done for done, _ in seen] == sorted(done for done, _ in seen)
+    assert {of for _, of in seen} == {total} == {seen[-1][0]}
     errors = [
         SERIES[o + step] - SERIES[o + step % 7 - 7] for o in (128, 138, 148) for step in range(10)
     ]

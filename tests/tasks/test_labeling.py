@@ -148,6 +148,21 @@ def test_sizes_come_from_the_data_and_one_output_may_stand_for_two_classes():
         SeriesClassification(corpus=Reviews()).nominal_model(LabelerConfig())
 
 
+def test_a_split_of_which_no_position_counts_is_refused(monkeypatch):
+    monkeypatch.setitem(globals(), 'COUNTS', [[False] * len(c) for c in COUNTS])
+    with pytest.raises(UserError, match='none of the positions of the split test counts'):
+        tagging().read('test', None)
+
+
+def test_a_number_that_is_missing_between_commas_is_not_passed_over():
+    task = SeriesClassification(corpus=Reviews())
+    for line in ('1,2 3', ' 1 , 2  3', '1 2 3'):
+        assert task.read_line(line).tolist() == [[1], [2], [3]]
+    for line in ('1,,2', '1,2,', ', 1'):
+        with pytest.raises(UserError, match="'' is not a number"):
+            task.read_line(line)
+
+
 def test_lines_are_answered_in_order_and_blank_ones_are_left_blank(monkeypatch):
     task = reviews()
     learnt = task.learn(task.read('train', None))
