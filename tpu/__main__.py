@@ -37,6 +37,11 @@ it would run. Engines (--engine): tpu-vm, the Cloud TPU API, up to v6e; gce, Com
 v5p, v6e, 7x and what follows; gke and slurm, for those who have a scheduler.
 Exit status: that of the launched command; 2 where something is wrong, and one line says what.
 """
+# What tells one fleet from another, and how it is said.
+_PLACE = {
+    **{name: f'--{name}' for name in ('slice', 'zone', 'project', 'engine', 'queued', 'cluster')},
+    'count': '--slices',
+}
 _NEEDS_SLICE = ('create', 'push', 'launch', 'status', 'logs', 'stop', 'smoke', 'delete')
 
 
@@ -248,17 +253,25 @@ def _fleet(arguments: argparse.Namespace) -> Fleet:
     if 'engine' not in asked:
         fleet = Fleet(**asked, engine='tpu-vm' if kind.facts.api else 'gce')
     _check(fleet)
-    changed = [
-        name
-        for name in ('slice', 'count', 'zone', 'project', 'engine', 'queued')
-        if known and name in said and known[name] != said[name]
-    ]
-    if changed and arguments.command not in ('delete', 'manifest'):
-        raise Refusal(
-            f'{arguments.name!r} was made with --{changed[0]} {known[changed[0]]}; `delete` it '
-            'first, or take another name'
-        )
+    _same_as_made(arguments, known, said)
     return fleet
+
+
+def _same_as_made(
+    arguments: argparse.Namespace, known: dict[str, Any], said: dict[str, Any]
+) -> None:
+    """Refuses to speak of another slice than the record does; `delete` would lose sight of one."""
+    for name, option in _PLACE.items():
+        if not known or name not in said or known.get(name) == said[name]:
+            continue
+        made = known.get(name)
+        made = f'without {option}' if made in ('', False, None) else f'with {option} {made}'
+        made = made.removesuffix(' True')
+        what = '`delete` it first, or take another name'
+        if arguments.command == 'delete':
+            what = f'leave out {option} to delete that one'
+        if arguments.command != 'manifest':
+            raise Refusal(f'{arguments.name!r} was made {made}; {what}')
 
 
 def _check(fleet: Fleet) -> None:

@@ -274,3 +274,25 @@ def test_a_dry_run_prints_what_would_run_and_runs_nothing(cloud):
     assert {words[4] for words in commands} == {'describe', 'create', 'scp', 'ssh'}
     start = shlex.split(next(w for w in commands[-1] if w.startswith('--command='))[10:])
     assert start[-6:] == ['-m', 'seqzoo', 'train', 'c', '--run', 'gs://b/my run']
+
+
+@pytest.mark.parametrize(
+    'other',
+    [
+        ['--zone', 'z2-a'],
+        ['--project', 'another'],
+        ['--engine', 'gce'],
+        ['--slices', '2', '--queued'],
+        ['--queued'],
+        ['--slice', 'v6e-16'],
+    ],
+    ids=' '.join,
+)
+def test_what_is_deleted_is_what_was_made(cloud, other):
+    assert cloud.run('create', 'foo', '--slice', 'v6e-8', '--zone', 'z1-a', '--poll', '0')[0] == 0
+    status, _, err = cloud.run('delete', 'foo', *other)
+    assert (status, "'foo' was made with" in err, 'leave out --' in err) == (2, True, True)
+    assert not cloud.calls('delete')
+    # The record is there: the name is still enough.
+    assert cloud.run('delete', 'foo')[0] == 0
+    assert cloud.nodes() == {}
