@@ -222,7 +222,7 @@ def _scheduled(
         raise Refusal(f'--engine {fleet.engine} has no {what}; the scheduler itself does that')
     if what in ('status', 'logs'):
         print(engine.status() if what == 'status' else engine.log(arguments.lines), end='')
-    elif what == 'delete' and fleet.engine == 'gke':
+    elif what == 'delete':
         engine.delete(yes=arguments.yes)
     else:
         getattr(engine, what)()

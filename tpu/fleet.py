@@ -18,6 +18,8 @@ LABEL = 'seqzoo-fleet'
 SSH = ['--quiet', '--strict-host-key-checking=no']
 ENGINES = ('tpu-vm', 'gce', 'gke', 'slurm')
 
+_PLACES = r'(?:zone|project|region|location|cluster)s?$'
+
 # A phrase of gcloud's complaint, and what it means; the first one that fits counts.
 _REASONS = (
     (
@@ -67,6 +69,7 @@ class Fleet:
         runtime: software version of a TPU VM, or family of images of Compute Engine.
         service_account: as whom the machines act; empty is the project's default.
         cluster, image: of GKE: where, and the container.
+        jobs: of SLURM: the numbers of what was handed in.
     """
 
     name: str
@@ -81,6 +84,7 @@ class Fleet:
     service_account: str = ''
     cluster: str = ''
     image: str = ''
+    jobs: str = ''
 
     @property
     def kind(self) -> Slice:
@@ -141,11 +145,66 @@ class State:
     why: str = ''
 
 
-class Engine(abc.ABC):
-    """Who makes slices. `state` and `run` speak of one slice, the others of all."""
+class Google:
+    """What gcloud says of a fleet, understood."""
 
     def __init__(self, fleet: Fleet, shell: Shell) -> None:
         self.fleet, self.shell = fleet, shell
+
+    def describe(self, words: Sequence[str]) -> Mapping[str, Any] | None:
+        """What gcloud says about something, or None if there is no such thing."""
+        found = self._answered(words, words[words.index('describe') + 1])
+        if found is not None and not isinstance(found, dict):
+            raise self._no_sense(words, found)
+        return found
+
+    def listed(self, words: Sequence[str], name: str) -> list[Mapping[str, Any]]:
+        """What gcloud lists of something; nothing if there is no such thing."""
+        found = self._answered(words, name)
+        if found is None:
+            return []
+        if not isinstance(found, list) or not all(isinstance(one, dict) for one in found):
+            raise self._no_sense(words, found)
+        return found
+
+    def _answered(self, words: Sequence[str], name: str) -> Any:
+        answer = self.shell.ask([*words, '--format=json'])
+        if self.shell.dry_run:
+            return None
+        if answer.status != 0:
+            if is_missing(answer, name):
+                return None
+            raise self.fleet.refusal(answer, ' '.join(words[1:6]))
+        try:
+            found = json.loads(answer.out)
+        except ValueError as error:
+            raise self._no_sense(words, answer.said) from error
+        # An empty answer is no proof that there is nothing.
+        if found is None:
+            raise self._no_sense(words, 'null')
+        return found
+
+    def _no_sense(self, words: Sequence[str], found: Any) -> Refusal:
+        return Refusal(
+            f'{" ".join(words[:6])} answered what makes no sense ({str(found)[:80]!r}); is gcloud '
+            'current? Give the same command again'
+        )
+
+    def made(self, answer: Answer, what: str) -> None:
+        """Raises what a failed creation means."""
+        if answer.status != 0:
+            if is_there(answer):
+                raise AlreadyThere(what)
+            raise self.fleet.refusal(answer, what)
+
+    def gone(self, answer: Answer, what: str, name: str) -> None:
+        """Raises what a failed deletion means; what is not there is gone."""
+        if answer.status != 0 and not is_missing(answer, name):
+            raise self.fleet.refusal(answer, what)
+
+
+class Engine(Google, abc.ABC):
+    """Who makes slices. `state` and `run` speak of one slice, the others of all."""
 
     @abc.abstractmethod
     def state(self, node: str) -> State:
@@ -174,43 +233,32 @@ class Engine(abc.ABC):
     def copy(self, node: str, file: Path, name: str) -> Answer:
         """Puts a file into the home folder of all hosts of a slice."""
 
-    def describe(self, words: Sequence[str]) -> Mapping[str, Any] | None:
-        """What gcloud says about something, or None if there is no such thing."""
-        answer = self.shell.ask([*words, '--format=json'])
-        if self.shell.dry_run:
-            return None
-        if answer.status != 0:
-            if is_missing(answer):
-                return None
-            raise self.fleet.refusal(answer, ' '.join(words[1:6]))
-        try:
-            return json.loads(answer.out)
-        except ValueError as error:
-            raise Refusal(
-                f'{" ".join(words[:5])} did not answer in JSON ({answer.said}); is gcloud current?'
-            ) from error
-
-    def made(self, answer: Answer, what: str) -> None:
-        """Raises what a failed creation means."""
-        if answer.status != 0:
-            if is_there(answer):
-                raise AlreadyThere(what)
-            raise self.fleet.refusal(answer, what)
-
-    def gone(self, answer: Answer, what: str) -> None:
-        """Raises what a failed deletion means; what is not there is gone."""
-        if answer.status != 0 and not is_missing(answer):
-            raise self.fleet.refusal(answer, what)
-
 
 class AlreadyThere(Exception):
     """Something of that name exists."""
 
 
-def is_missing(answer: Answer) -> bool:
-    """Whether gcloud says that there is no such thing."""
+def is_missing(answer: Answer, name: str) -> bool:
+    """Whether gcloud says that there is nothing of this name.
+
+    A zone, a project or a cluster that is not found says nothing of what may run elsewhere.
+    """
+    quoted = '[\'"]?'
+    # A word before the name, as in `Resource r`, or the path to it, as in `zones/z/nodes/r`.
+    thing = rf'(?:([\w-]+)\s+)?{quoted}(?:[^\s\'"]*?([\w-]+)/)?(?<![\w.-]){re.escape(name)}{quoted}'
     text = f'{answer.err} {answer.out}'.lower()
-    return 'not_found' in text or 'not found' in text or 'was not found' in text
+    found = [
+        *re.findall(rf'{thing} (?:was |is )?not found', text),
+        *re.findall(rf'not[ _]found:\s*{thing}\.?(?:\s|$)', text),
+    ]
+    return bool(found) and not any(re.match(_PLACES, kind) for pair in found for kind in pair)
+
+
+def part(found: Any, *keys: str) -> Mapping[str, Any]:
+    """What lies in an answer under these keys; empty where it is not as it should be."""
+    for key in keys:
+        found = found.get(key) if isinstance(found, dict) else None
+    return found if isinstance(found, dict) else {}
 
 
 def is_there(answer: Answer) -> bool:

@@ -201,3 +201,67 @@ def test_slurm_takes_the_same_job_once(cloud):
     status, _, err = cloud.run(*words)
     assert (status, 'squeue failed with status 1' in err) == (2, True)
     assert cloud.run('create', 'r', '--engine', 'slurm', '--slice', 'v5e-16')[0] == 2
+
+
+def test_a_jobset_of_somebody_else_is_neither_replaced_nor_deleted(cloud):
+    words = ['--engine', 'gke', '--cluster', 'c', '--image', 'i', *POD]
+    theirs = {'metadata': {'name': 'r', 'labels': {'team': 'b'}}}
+    cloud.write('rules.json', [{'match': 'kubectl get jobset r', 'out': theirs}])
+    status, _, err = cloud.run('launch', 'r', *words, *TRAIN)
+    assert (status, 'JobSet r is there, and is not of this tool' in err) == (2, True)
+    assert not cloud.calls('apply')
+    ours = {'metadata': {'labels': {'seqzoo-fleet': 'r'}}}
+    cloud.write('rules.json', [{'match': 'kubectl get jobset r', 'out': ours}])
+    assert cloud.run('launch', 'r', *words, *TRAIN)[0] == 0
+    assert cloud.run('delete', 'r')[0] == 0
+    (deleted,) = cloud.calls('kubectl', 'delete')
+    assert '--selector=seqzoo-fleet=r' in deleted['words']
+    assert 'r' not in deleted['words']
+
+
+def test_what_a_scheduler_has_is_remembered_and_its_silence_is_told(cloud):
+    words = ['--engine', 'gke', '--cluster', 'c', '--image', 'i', *POD]
+    assert cloud.run('launch', 'r', *words, *TRAIN)[0] == 0
+    assert cloud.run('status', 'r')[:2] == (0, 'no JobSet r is there\n')
+    cloud.write('rules.json', [{'match': 'get pods', 'err': 'Unable to connect to the server'}])
+    status, _, err = cloud.run('status', 'r')
+    assert (status, 'looking at its pods failed with status 1' in err) == (2, True)
+    cloud.write('rules.json', [{'match': 'node-pools describe', 'out': 'no json'}])
+    status, _, err = cloud.run('create', 'r')
+    assert (status, 'makes no sense' in err) == (2, True)
+
+
+def test_only_jobs_that_were_handed_in_here_are_cancelled(cloud):
+    words = ['r', '--engine', 'slurm', '--slice', 'v5e-16']
+    look = {'match': 'format=%i', 'times': 9}
+    cloud.write('rules.json', [{**look, 'out': '12\n13\n'}])
+    status, _, err = cloud.run('delete', *words)
+    assert (status, 'cancel 12, 13 of that name? Nobody is there' in err) == (2, True)
+    assert not cloud.calls('scancel')
+    assert cloud.run('delete', *words, '--yes')[0] == 0
+    assert cloud.calls('scancel')[0]['words'] == ['scancel', '12', '13']
+    cloud.write('rules.json', [])
+    assert cloud.run('launch', *words, *TRAIN)[0] == 0
+    assert cloud.run('status', 'r')[0] == 0
+    cloud.write('rules.json', [{**look, 'out': '12\n4711\n'}])
+    status, _, err = cloud.run('delete', 'r')
+    assert (status, '12 of the same name stay' in err) == (0, True)
+    assert cloud.calls('scancel')[1]['words'] == ['scancel', '4711']
+    cloud.write('rules.json', [{**look, 'out': ''}])
+    assert 'no job of the name r is in the queue' in cloud.run('delete', *words)[2]
+
+
+@pytest.mark.parametrize('name', ['yes', 'no', 'null', 'true', 'on', 'off'])
+def test_the_jobset_keeps_names_and_words_as_they_are(cloud, name):
+    words = ['läuft 😀', '$(HOME)', '$$(HOME) $', 'a\x85b\x7f"\n', '{x: 1}']
+    place = ['--engine=gke', '--image=i', *POD]
+    status, out, _ = cloud.run('manifest', name, 'jobset', *place, '--', 'score', *words)
+    assert status == 0
+    found = yaml.safe_load(out)
+    assert found['metadata']['name'] == name
+    assert found['metadata']['labels'] == {'seqzoo-fleet': name}
+    (replicated,) = found['spec']['replicatedJobs']
+    (container,) = replicated['template']['spec']['template']['spec']['containers']
+    # Kubernetes reads `$$` as `$` and nothing else of it.
+    assert [word.replace('$$', '$') for word in container['command'][-5:]] == words
+    assert '$(' not in '\n'.join(container['command']).replace('$$', '')

@@ -6,8 +6,8 @@ import shlex
 import pytest
 
 from tpu import shell
-from tpu.fleet import Fleet, remember, resource_name
-from tpu.shell import Refusal
+from tpu.fleet import Fleet, is_missing, remember, resource_name
+from tpu.shell import Answer, Refusal
 from tpu.slices import parse
 
 HERE = ['--slice', 'v5e-8', '--zone', 'us-west4-a', '--poll', '0']
@@ -204,7 +204,7 @@ def test_newest_chips_come_from_compute_engine_with_all_their_parts(cloud):
     assert '--workload-policy=regions/us-central1/resourcePolicies/iron' in group['words']
     assert 'RUNNING' in cloud.run('status', 'iron')[1]
     assert cloud.run('delete', 'iron')[0] == 0
-    assert (cloud.nodes(), json.loads((cloud.folder / 'parts.json').read_text())) == ({}, [])
+    assert (cloud.nodes(), json.loads((cloud.folder / 'parts.json').read_text())) == ({}, {})
 
 
 @pytest.mark.parametrize(
@@ -296,3 +296,59 @@ def test_what_is_deleted_is_what_was_made(cloud, other):
     # The record is there: the name is still enough.
     assert cloud.run('delete', 'foo')[0] == 0
     assert cloud.nodes() == {}
+
+
+@pytest.mark.parametrize(
+    ('text', 'missing'),
+    [
+        ("NOT_FOUND: Resource 'projects/p/locations/z/nodes/foo' was not found", True),
+        ("- The resource 'projects/p/zones/z/instanceGroupManagers/foo' was not found", True),
+        ('ResponseError: code=404, message=Not found: projects/p/clusters/c/nodePools/foo.', True),
+        ('NOT_FOUND: foo was not found', True),
+        ('Zone z was not found', False),
+        ('Zone foo was not found', False),
+        ("The resource 'projects/foo' was not found", False),
+        ("The resource 'projects/foo/zones/z' was not found", False),
+        ('NOT_FOUND: Project foo', False),
+        ('Not found: projects/p/clusters/foo.', False),
+        ("The resource 'projects/p/zones/z/nodes/other-foo' was not found", False),
+        ("The resource 'projects/p/zones/z/nodes/foo-1' was not found", False),
+        ('gcloud: command not found', False),
+    ],
+)
+def test_only_what_is_asked_for_is_missing(text, missing):
+    assert is_missing(Answer(1, '', f'ERROR: (gcloud.x) {text}\n'), 'foo') is missing
+
+
+@pytest.mark.parametrize(
+    'rule',
+    [
+        {'match': 'describe foo', 'err': 'Zone us-west4-a was not found'},
+        {'match': 'describe foo', 'err': "The resource 'projects/p' was not found"},
+        {'match': 'tpu-vm delete', 'err': 'Zone us-west4-a was not found'},
+        {'match': 'describe foo', 'out': 'null'},
+        {'match': 'describe foo', 'out': '[]'},
+    ],
+    ids=str,
+)
+def test_a_slice_is_not_forgotten_because_something_else_is_not_found(cloud, rule):
+    cloud.run('create', 'foo', *HERE)
+    cloud.write('rules.json', [rule])
+    status, _, err = cloud.run('delete', 'foo')
+    assert (status, err.strip().splitlines()[-1].startswith('tpu: ')) == (2, True)
+    assert 'foo' in cloud.nodes()
+    assert cloud.run('delete', 'foo')[0] == 0
+    assert cloud.nodes() == {}
+
+
+def test_parts_of_somebody_else_are_neither_used_nor_deleted(cloud):
+    words = ['--slice', '7x:2x2x2', '--zone', 'us-central1-c', '--poll', '0']
+    template = {'instance-templates/iron': {'properties': {'labels': {'team': 'b'}}}}
+    policy = {'resource-policies/iron': {'description': 'of team b'}}
+    for theirs, kind in ((template, 'template'), (policy, 'workload policy')):
+        cloud.write('parts.json', theirs)
+        status, _, err = cloud.run('create', 'iron', *words)
+        assert (status, f'{kind} iron is there already, and was not made' in err) == (2, True)
+        status, _, err = cloud.run('delete', 'iron', *words)
+        assert (status, f'{kind} iron was not made by this tool: it stays' in err) == (0, True)
+        assert json.loads((cloud.folder / 'parts.json').read_text()) == theirs
