@@ -46,9 +46,8 @@ def manifest(fleet: Fleet, kind: str, words: Sequence[str]) -> str:
             'accelerator': fleet.kind.facts.gke,
             'spot': spot,
             'image': _yaml(fleet.image),
-            'command': _yaml(
-                [word.replace('$', '$$') for word in command]
-            ),  # no $(NAME) of Kubernetes
+            # Kubernetes would put variables in for $(NAME), and reads `$$` as `$`.
+            'command': _yaml([word.replace('$', '$$') for word in command]),
             'chips': fleet.kind.chips // fleet.kind.hosts,
         },
     )
@@ -101,8 +100,10 @@ class Gke(Google):
             words += [f'--num-nodes={kind.hosts}', f'--node-labels={LABEL}={fleet.resource}']
             words += [f'--tpu-topology={kind.shape}'] if kind.hosts > 1 else []
             words += ['--spot'] if fleet.spot else []
+            if not self.shell.dry_run:
+                remember(fleet)  # before anything costs money: `delete` must find it
             answer = self.shell.do(words)
-            if answer.status != 0 and not is_there(answer):
+            if answer.status != 0 and not (is_there(answer) and self.state(node).ours):
                 raise fleet.refusal(answer, f'creating node pool {node}')
 
     def state(self, node: str) -> State:
