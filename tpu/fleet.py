@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from tpu.shell import Answer, Refusal, Shell
+from tpu.shell import Answer, NoCapacity, Passing, Refusal, Shell
 from tpu.slices import Slice, parse
 
 LABEL = 'seqzoo-fleet'
@@ -20,8 +20,19 @@ ENGINES = ('tpu-vm', 'gce', 'gke', 'slurm')
 
 _PLACES = r'(?:zone|project|region|location|cluster)s?$'
 
+# What may be over in a while, of servers and of the way to them.
+_PASSING = re.compile(
+    r'\b(?:429|50[0234])\b|service.{,20}unavailable|\bunavailable:|deadline|timed? ?out|temporar'
+    r'|try again|internal error|connection (?:refused|reset|closed|aborted|timed)|broken pipe'
+    r'|name resolution|unreachable|unable to connect|backend error'
+)
+
 # A phrase of gcloud's complaint, and what it means; the first one that fits counts.
 _REASONS = (
+    (
+        ('per minute', 'rate limit', 'rate_limit', 'too many requests'),
+        'Google was asked too often: give the same command again in a minute',
+    ),
     (
         ('quota',),
         'no quota for {what} in {zone}: ask for quota, or take another --zone, --slice or --spot',
@@ -121,8 +132,11 @@ class Fleet:
                 said = meaning.format(
                     what=self.slice, zone=self.zone, project=self.project or 'of gcloud'
                 )
-                return Refusal(f'{what}: {said} ({answer.said})')
-        return Refusal(f'{what} failed with status {answer.status}: {answer.said}')
+                kind = NoCapacity if 'to give now' in meaning else Refusal
+                kind = Passing if 'too often' in meaning else kind
+                return kind(f'{what}: {said} ({answer.said})')
+        kind = Passing if _PASSING.search(text) else Refusal
+        return kind(f'{what} failed with status {answer.status}: {answer.said}')
 
 
 Kind = Literal['missing', 'coming', 'ready', 'lost', 'failed']
