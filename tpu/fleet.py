@@ -6,7 +6,7 @@ import json
 import os
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
 
@@ -59,7 +59,7 @@ _REASONS = (
 def resource_name(name: str) -> str:
     """A name that Google takes, of any text; other texts have other names."""
     plain = re.sub(r'[^a-z0-9]+', '-', name.lower()).strip('-')
-    if plain == name and plain[0].isalpha() and len(plain) <= 40:
+    if plain == name and plain[:1].isalpha() and len(plain) <= 40:
         return plain
     mark = hashlib.sha256(name.encode()).hexdigest()[:6]
     return f'{("r-" + plain if not plain[:1].isalpha() else plain)[:33].rstrip("-")}-{mark}'
@@ -317,7 +317,7 @@ def recall(name: str) -> dict[str, Any]:
     file = records() / f'{resource_name(name)}.json'
     try:
         found = json.loads(file.read_text(encoding='utf-8'))
-        Fleet(**found)
+        _check_record(Fleet(**found))
     except FileNotFoundError:
         return {}
     except OSError as error:
@@ -325,6 +325,15 @@ def recall(name: str) -> dict[str, Any]:
             f'{file} cannot be read ({error.strerror or error}): name another folder with '
             'SEQZOO_TPU_RECORDS'
         ) from error
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, Refusal) as error:
         raise Refusal(f'{file} is damaged ({error}); delete it and give all options') from error
     return found
+
+
+def _check_record(fleet: Fleet) -> None:
+    for field in fields(Fleet):
+        if type(value := getattr(fleet, field.name)) is not field.type:
+            raise TypeError(f'{field.name} is {value!r}')
+    if fleet.engine not in ENGINES or fleet.count < 1:
+        raise ValueError(f'engine is {fleet.engine!r}, count is {fleet.count}')
+    parse(fleet.slice)

@@ -55,6 +55,8 @@ def manifest(fleet: Fleet, kind: str, words: Sequence[str]) -> str:
 
 def _xpk(fleet: Fleet, command: Sequence[str]) -> str:
     kind = fleet.kind
+    if kind.facts.api and not kind.usual:
+        raise Refusal(f'xpk has no name for {kind}: its {kind.accelerator_type} has another shape')
     named = kind.accelerator_type if kind.facts.api else f'tpu7x-{kind.chips}'
     words = ['xpk', 'workload', 'create', f'--workload={fleet.resource}']
     words += [f'--cluster={fleet.cluster or "CLUSTER"}', f'--zone={fleet.zone}', *fleet.own_project]

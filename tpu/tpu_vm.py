@@ -58,7 +58,11 @@ class TpuVm(Engine):
         fleet, kind = self.fleet, self.fleet.kind
         common = [
             *fleet.place,
-            f'--accelerator-type={kind.accelerator_type}',
+            *(
+                [f'--accelerator-type={kind.accelerator_type}']
+                if kind.usual
+                else [f'--type={kind.facts.api}', f'--topology={kind.shape}']
+            ),
             f'--labels={LABEL}={fleet.resource}',
             *(['--spot'] if fleet.spot else []),
         ]

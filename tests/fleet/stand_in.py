@@ -5,6 +5,7 @@ home folder in which commands really run), and fails as a scenario says.
 """
 
 import json
+import math
 import os
 import pathlib
 import subprocess
@@ -66,6 +67,8 @@ def option(words, name, default=''):
 
 
 def hosts_of(words):
+    if shape := option(words, 'topology'):
+        return math.prod(map(int, shape.split('x'))) // 4
     kind, _, count = option(words, 'accelerator-type').rpartition('-')
     chips = int(count) // (2 if kind == 'v5p' else 1)
     return 1 if chips <= (4 if kind == 'v5p' else 8) else chips // 4

@@ -7,7 +7,8 @@ import pytest
 
 from tpu import shell
 from tpu.fleet import Fleet, is_missing, remember, resource_name
-from tpu.shell import Answer, Refusal
+from tpu.gce import ComputeEngine
+from tpu.shell import Answer, Refusal, Shell
 from tpu.slices import parse
 
 HERE = ['--slice', 'v5e-8', '--zone', 'us-west4-a', '--poll', '0']
@@ -32,6 +33,7 @@ def test_a_slice_has_the_names_and_hosts_of_its_kind(name, topology, chips, host
     found = parse(name)
     assert (str(found), found.chips, found.hosts) == (topology, chips, hosts)
     assert (found.machine_type, found.accelerator_type) == (machine, api)
+    assert found.usual
 
 
 @pytest.mark.parametrize(
@@ -226,6 +228,11 @@ def test_newest_chips_come_from_compute_engine_with_all_their_parts(cloud):
         (['fly', 'r'], 'invalid choice'),
         (['create', 'r', *HERE, '--wait', '-1'], 'not a number of seconds'),
         (['create', 'r', *HERE, '--poll', 'nan'], 'not a number of seconds'),
+        (['status', 'r', *HERE, '--job', ''], '--job is empty'),
+        (['status', 'caf\udce9', *HERE], 'is not UTF-8'),
+        (['launch', 'r', *HERE, '--', 'score', '\udcff'], 'is not UTF-8'),
+        (['create', 'r', '--slice', 'v5e:2x8', '--zone', 'z'], 'another shape than 2x8'),
+        (['create', 'r', '--slice', 'v6e:4x12', '--zone', 'z'], 'another shape than 4x12'),
         (['create', 'r', *HERE, '--slices', '0'], 'not a whole number from 1 on'),
     ],
 )
@@ -235,6 +242,79 @@ def test_wrong_input_is_one_sentence_and_touches_nothing(cloud, words, complaint
     assert complaint in err
     assert len(err.strip().splitlines()) == 1
     assert not [c for c in cloud.calls() if 'describe' not in c['words']]
+
+
+@pytest.mark.parametrize('queued', [[], ['--queued']])
+def test_an_unusual_shape_is_asked_for_by_its_shape(cloud, queued):
+    words = ['--slice', 'v5p:2x2x8', '--zone', 'z-a', '--poll', '0']
+    assert cloud.run('create', 'r', *words, *queued)[0] == 0
+    (call,) = cloud.calls('create')
+    assert {'--type=v5p', '--topology=2x2x8'} <= set(call['words'])
+    assert not cloud.calls('--accelerator-type')
+    assert cloud.nodes()['r']['hosts'] == 8
+
+
+@pytest.mark.parametrize(
+    ('match', 'out', 'said'),
+    [
+        ('tpu-vm describe', {'state': 'READY', 'labels': ['x']}, 'not made by this tool'),
+        ('tpu-vm describe', [], 'makes no sense'),
+        ('tpu-vm describe', 'no json', 'makes no sense'),
+        ('queued-resources describe', {'state': 'ACTIVE'}, 'r  ACTIVE'),
+        ('queued-resources describe', {'state': {'failedData': 'boom'}, 'tpu': []}, 'boom'),
+        ('queued-resources describe', {'tpu': {'nodeSpec': ['x', 5]}}, 'r  UNKNOWN'),
+        ('managed list-instances', {}, 'makes no sense'),
+        ('managed list-instances', [{'lastAttempt': [], 'instanceStatus': 5}], 'r  5'),
+    ],
+)
+def test_an_answer_that_is_not_as_it_should_be_is_no_traceback(cloud, match, out, said):
+    cloud.write('rules.json', [{'match': match, 'out': out}])
+    words = ['--slice', 'v6e-8', '--zone', 'z-a', '--poll', '0']
+    words += ['--queued'] if 'queued' in match else []
+    if 'managed' in match:
+        words += ['--engine', 'gce']
+        cloud.write('nodes.json', {'r': {'state': 'READY', 'hosts': 1, 'description': ''}})
+    status, shown, err = cloud.run('status', 'r', *words)
+    assert said in shown + err
+    assert status == (2 if 'no sense' in said else 0)
+
+
+@pytest.mark.parametrize(
+    'answer',
+    ['[]', {'networkInterfaces': []}, {'networkInterfaces': [{}]}, {'networkInterfaces': 5}],
+    ids=str,
+)
+def test_a_host_without_an_address_is_told(cloud, answer):
+    engine = ComputeEngine(Fleet('r', 'v6e-8', zone='z-a', engine='gce'), Shell())
+    cloud.write('nodes.json', {'r': {'state': 'READY', 'hosts': 1, 'description': ''}})
+    cloud.write('rules.json', [{'match': 'instances describe', 'out': answer}])
+    with pytest.raises(Refusal, match=r'no address of the first host|makes no sense'):
+        engine.address('r')
+    cloud.write('nodes.json', {})
+    with pytest.raises(Refusal, match='no address of the first host'):
+        engine.address('r')
+
+
+@pytest.mark.parametrize(
+    'wrong',
+    [
+        {'slice': 5},
+        {'slice': 'v9-8'},
+        {'engine': 'foo'},
+        {'count': '2'},
+        {'count': 0},
+        {'spot': 1},
+        {'zone': None},
+        {'other': 1},
+    ],
+    ids=str,
+)
+def test_a_record_that_is_damaged_is_one_sentence(cloud, wrong):
+    cloud.run('create', 'r', *HERE)
+    (file,) = cloud.folder.parent.glob('records/*.json')
+    file.write_text(json.dumps({**json.loads(file.read_text()), **wrong}))
+    status, _, err = cloud.run('status', 'r')
+    assert (status, 'r.json is damaged' in err, len(err.splitlines())) == (2, True, 1)
 
 
 def test_a_folder_of_records_that_is_none_is_refused(cloud, monkeypatch, tmp_path):
