@@ -198,8 +198,8 @@ class Google:
             raise self._no_sense(words, 'null')
         return found
 
-    def _no_sense(self, words: Sequence[str], found: Any) -> Refusal:
-        return Refusal(
+    def _no_sense(self, words: Sequence[str], found: Any) -> Passing:
+        return Passing(
             f'{" ".join(words[:6])} answered what makes no sense ({str(found)[:80]!r}); is gcloud '
             'current? Give the same command again'
         )

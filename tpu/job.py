@@ -20,6 +20,7 @@ ARCHIVE = 'seqzoo-code.tgz'
 # Looks in a row in which hosts of a slice that is there do not answer.
 _PATIENCE = 3
 _SAID = ('running', 'ended', 'none', 'other')
+_RUNS_ON = '; the job runs on, the same command watches it again'
 _WORKER = '"$HOME/seqzoo/tpu/worker.sh"'
 
 
@@ -186,10 +187,9 @@ class Job:
         while not (detach or self.shell.dry_run):
             try:
                 hosts, states = self.hosts(), self.life.states()
-            except Passing as passing:
-                self._ride_out(passing, '; the job runs on, the same command watches it again')
+            except Refusal as refusal:
+                self._ride_out(refusal, _RUNS_ON)
                 continue
-            self._waited = 0.0
             ended = [host for host in hosts if host.what == 'ended']
             failed = [host for host in ended if host.number not in (0, PREEMPTED, KILLED)]
             if failed:
@@ -198,7 +198,11 @@ class Job:
             if len(ended) >= self._expected and all(host.number == 0 for host in ended):
                 self.shell.say(f'{self.fleet.name}: done')
                 return 0
-            silent = 0 if whole else silent + 1
+            coming = [state.word for state in states.values() if state.kind == 'coming']
+            if coming and not whole:  # Google repairs it
+                self._ride_out(Passing(f'{self.fleet.name} is {coming[0]}'), _RUNS_ON)
+                continue
+            self._waited, silent = 0.0, 0 if whole else silent + 1
             fresh = any(s.kind in ('lost', 'missing', 'failed') for s in states.values()) or any(
                 host.what == 'none' or host.number == KILLED for host in hosts
             )

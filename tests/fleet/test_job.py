@@ -308,6 +308,18 @@ def test_a_launch_rides_out_what_passes(cloud, rules, said):
     assert all(not r.get('times', 1) for r in json.loads((cloud.folder / 'rules.json').read_text()))
 
 
+def test_a_slice_that_google_repairs_is_waited_for(cloud):
+    repaired = {'state': 'REPAIRING', 'labels': {'seqzoo-fleet': 'r'}}
+    looks = {'match': 'describe r', 'skip': 3, 'times': 5, 'out': repaired}
+    silent = {'match': 'worker.sh" status', 'times': 5, 'err': 'ssh said nothing', 'status': 255}
+    cloud.write('rules.json', [looks, silent])
+    status, _, err = cloud.run('launch', 'r', *HERE[:-1], '0.05', *TRAIN)
+    assert (status, 'r is REPAIRING; tried again' in err, err.splitlines()[-1]) == (
+        *(0, True),
+        'tpu: r: done',
+    )
+
+
 def test_a_new_slice_that_is_lost_while_it_is_waited_for_is_made_anew(cloud):
     gone = {'state': 'PREEMPTED', 'labels': {'seqzoo-fleet': 'r'}}
     cloud.write('rules.json', [{'match': 'describe r', 'skip': 2, 'out': gone}])
