@@ -282,7 +282,10 @@ def lose_once(match, **more):
     [
         ([{'match': 'describe r', 'skip': 4, 'err': '503 Service Unavailable'}], 'tried again in'),
         ([lose_once('tpu-vm scp')], 'was interrupted'),
-        ([lose_once('worker.sh" start')], 'was interrupted'),
+        pytest.param(
+            *([lose_once('worker.sh" start')], 'was interrupted'),
+            marks=pytest.mark.slow,
+        ),
         (
             [
                 lose_once('worker.sh" status', skip=1),
@@ -290,12 +293,13 @@ def lose_once(match, **more):
             ],
             'to give now',
         ),
-        (
+        pytest.param(
             [
                 lose_once('worker.sh" status', skip=1),
                 {'match': 'tpu-vm create', 'skip': 1, 'err': '500 internal error'},
             ],
             'tried again in',
+            marks=pytest.mark.slow,
         ),
     ],
     ids=['describe', 'push', 'start', 'capacity', 'create'],
