@@ -37,6 +37,11 @@ it would run. Engines (--engine): tpu-vm, the Cloud TPU API, up to v6e; gce, Com
 v5p, v6e, 7x and what follows; gke and slurm, for those who have a scheduler.
 Exit status: that of the launched command; 2 where something is wrong, and one line says what.
 """
+# What tells one fleet from another, and how it is said.
+_PLACE = {
+    **{name: f'--{name}' for name in ('slice', 'zone', 'project', 'engine', 'queued', 'cluster')},
+    'count': '--slices',
+}
 _NEEDS_SLICE = ('create', 'push', 'launch', 'status', 'logs', 'stop', 'smoke', 'delete')
 
 
@@ -94,6 +99,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     if '--' in words:
         own, command = words[: words.index('--')], words[words.index('--') + 1 :]
     try:
+        for word in words:
+            if word != word.encode('utf-8', 'replace').decode():  # a name with stray bytes
+                raise Refusal(f'{word!a} is not UTF-8; write it in UTF-8')
         return _run(_parser().parse_args(own), command)
     except Refusal as refusal:
         print(f'tpu: {" ".join(str(refusal).split())}', file=sys.stderr)
@@ -165,7 +173,7 @@ def _estimated(file: Path, fleet: Fleet) -> list[str]:
     """What `seqzoo compile --json` said of the step, for the same batch on the same slice."""
     try:
         told = json.loads(file.read_text(encoding='utf-8'))
-        seconds, config = told['estimate']['step_seconds'], told['config']
+        seconds, config = [*map(str, told['estimate']['step_seconds'])], told['config']
         topology, tokens = told['topology'], told['batch']['tokens']
     except OSError as error:
         raise Refusal(f'{file} cannot be read: {error.strerror or error}') from error
@@ -174,7 +182,7 @@ def _estimated(file: Path, fleet: Fleet) -> list[str]:
     if topology != str(fleet.kind) or fleet.count > 1:
         raise Refusal(f'{file} is about {topology}, not about {fleet.count} x {fleet.kind}')
     words = [f'--config={config}', f'--batch.tokens={tokens}']
-    return [*words, '--estimated', *map(str, seconds)]
+    return [*words, '--estimated', *seconds]
 
 
 def _log(arguments: argparse.Namespace, job: Job) -> str:
@@ -217,7 +225,7 @@ def _scheduled(
         raise Refusal(f'--engine {fleet.engine} has no {what}; the scheduler itself does that')
     if what in ('status', 'logs'):
         print(engine.status() if what == 'status' else engine.log(arguments.lines), end='')
-    elif what == 'delete' and fleet.engine == 'gke':
+    elif what == 'delete':
         engine.delete(yes=arguments.yes)
     else:
         getattr(engine, what)()
@@ -230,6 +238,8 @@ def _fleet(arguments: argparse.Namespace) -> Fleet:
     """What is meant: what was said now, else what was said at `create`."""
     if not arguments.name.strip():
         raise Refusal('NAME is empty')
+    if not arguments.job.strip():
+        raise Refusal('--job is empty; give the job a name, or leave it out')
     known = fleets.recall(arguments.name)
     said = {
         field.name: value
@@ -248,17 +258,27 @@ def _fleet(arguments: argparse.Namespace) -> Fleet:
     if 'engine' not in asked:
         fleet = Fleet(**asked, engine='tpu-vm' if kind.facts.api else 'gce')
     _check(fleet)
-    changed = [
-        name
-        for name in ('slice', 'count', 'zone', 'project', 'engine', 'queued')
-        if known and name in said and known[name] != said[name]
-    ]
-    if changed and arguments.command not in ('delete', 'manifest'):
-        raise Refusal(
-            f'{arguments.name!r} was made with --{changed[0]} {known[changed[0]]}; `delete` it '
-            'first, or take another name'
-        )
+    if arguments.command in ('create', 'launch', 'smoke'):
+        _check_shape(fleet)
+    _same_as_made(arguments, known, said)
     return fleet
+
+
+def _same_as_made(
+    arguments: argparse.Namespace, known: dict[str, Any], said: dict[str, Any]
+) -> None:
+    """Refuses to speak of another slice than the record does; `delete` would lose sight of one."""
+    for name, option in _PLACE.items():
+        if not known or name not in said or known.get(name) == said[name]:
+            continue
+        made = known.get(name)
+        made = f'without {option}' if made in ('', False, None) else f'with {option} {made}'
+        made = made.removesuffix(' True')
+        what = '`delete` it first, or take another name'
+        if arguments.command == 'delete':
+            what = f'leave out {option} to delete that one'
+        if arguments.command != 'manifest':
+            raise Refusal(f'{arguments.name!r} was made {made}; {what}')
 
 
 def _check(fleet: Fleet) -> None:
@@ -274,6 +294,16 @@ def _check(fleet: Fleet) -> None:
     if fleet.count > 1 and fleet.engine == 'tpu-vm' and not fleet.queued:
         raise Refusal(
             'Cloud TPU joins several slices only if they come from one queued request: add --queued'
+        )
+
+
+def _check_shape(fleet: Fleet) -> None:
+    kind = fleet.kind
+    if fleet.engine == 'tpu-vm' and kind.facts.axes == 2 and not kind.usual:
+        raise Refusal(
+            f'--slice {fleet.slice}: the Cloud TPU API knows slices of TPU {kind.generation} by '
+            f'their size, and gives {kind.accelerator_type} another shape than {kind.shape}; give '
+            f'the size, such as --slice {kind.generation}-16'
         )
 
 

@@ -6,11 +6,11 @@ import json
 import os
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
 
-from tpu.shell import Answer, Refusal, Shell
+from tpu.shell import Answer, NoCapacity, Passing, Refusal, Shell
 from tpu.slices import Slice, parse
 
 LABEL = 'seqzoo-fleet'
@@ -18,8 +18,21 @@ LABEL = 'seqzoo-fleet'
 SSH = ['--quiet', '--strict-host-key-checking=no']
 ENGINES = ('tpu-vm', 'gce', 'gke', 'slurm')
 
+_PLACES = r'(?:zone|project|region|location|cluster)s?$'
+
+# What may be over in a while, of servers and of the way to them.
+_PASSING = re.compile(
+    r'\b(?:429|50[0234])\b|service.{,20}unavailable|\bunavailable:|deadline|timed? ?out|temporar'
+    r'|try again|internal error|connection (?:refused|reset|closed|aborted|timed)|broken pipe'
+    r'|name resolution|unreachable|unable to connect|backend error'
+)
+
 # A phrase of gcloud's complaint, and what it means; the first one that fits counts.
 _REASONS = (
+    (
+        ('per minute', 'rate limit', 'rate_limit', 'too many requests'),
+        'Google was asked too often: give the same command again in a minute',
+    ),
     (
         ('quota',),
         'no quota for {what} in {zone}: ask for quota, or take another --zone, --slice or --spot',
@@ -46,7 +59,7 @@ _REASONS = (
 def resource_name(name: str) -> str:
     """A name that Google takes, of any text; other texts have other names."""
     plain = re.sub(r'[^a-z0-9]+', '-', name.lower()).strip('-')
-    if plain == name and plain[0].isalpha() and len(plain) <= 40:
+    if plain == name and plain[:1].isalpha() and len(plain) <= 40:
         return plain
     mark = hashlib.sha256(name.encode()).hexdigest()[:6]
     return f'{("r-" + plain if not plain[:1].isalpha() else plain)[:33].rstrip("-")}-{mark}'
@@ -67,6 +80,7 @@ class Fleet:
         runtime: software version of a TPU VM, or family of images of Compute Engine.
         service_account: as whom the machines act; empty is the project's default.
         cluster, image: of GKE: where, and the container.
+        jobs: of SLURM: the numbers of what was handed in.
     """
 
     name: str
@@ -81,6 +95,7 @@ class Fleet:
     service_account: str = ''
     cluster: str = ''
     image: str = ''
+    jobs: str = ''
 
     @property
     def kind(self) -> Slice:
@@ -117,8 +132,11 @@ class Fleet:
                 said = meaning.format(
                     what=self.slice, zone=self.zone, project=self.project or 'of gcloud'
                 )
-                return Refusal(f'{what}: {said} ({answer.said})')
-        return Refusal(f'{what} failed with status {answer.status}: {answer.said}')
+                kind = NoCapacity if 'to give now' in meaning else Refusal
+                kind = Passing if 'too often' in meaning else kind
+                return kind(f'{what}: {said} ({answer.said})')
+        kind = Passing if _PASSING.search(text) else Refusal
+        return kind(f'{what} failed with status {answer.status}: {answer.said}')
 
 
 Kind = Literal['missing', 'coming', 'ready', 'lost', 'failed']
@@ -141,11 +159,66 @@ class State:
     why: str = ''
 
 
-class Engine(abc.ABC):
-    """Who makes slices. `state` and `run` speak of one slice, the others of all."""
+class Google:
+    """What gcloud says of a fleet, understood."""
 
     def __init__(self, fleet: Fleet, shell: Shell) -> None:
         self.fleet, self.shell = fleet, shell
+
+    def describe(self, words: Sequence[str]) -> Mapping[str, Any] | None:
+        """What gcloud says about something, or None if there is no such thing."""
+        found = self._answered(words, words[words.index('describe') + 1])
+        if found is not None and not isinstance(found, dict):
+            raise self._no_sense(words, found)
+        return found
+
+    def listed(self, words: Sequence[str], name: str) -> list[Mapping[str, Any]]:
+        """What gcloud lists of something; nothing if there is no such thing."""
+        found = self._answered(words, name)
+        if found is None:
+            return []
+        if not isinstance(found, list) or not all(isinstance(one, dict) for one in found):
+            raise self._no_sense(words, found)
+        return found
+
+    def _answered(self, words: Sequence[str], name: str) -> Any:
+        answer = self.shell.ask([*words, '--format=json'])
+        if self.shell.dry_run:
+            return None
+        if answer.status != 0:
+            if is_missing(answer, name):
+                return None
+            raise self.fleet.refusal(answer, ' '.join(words[1:6]))
+        try:
+            found = json.loads(answer.out)
+        except ValueError as error:
+            raise self._no_sense(words, answer.said) from error
+        # An empty answer is no proof that there is nothing.
+        if found is None:
+            raise self._no_sense(words, 'null')
+        return found
+
+    def _no_sense(self, words: Sequence[str], found: Any) -> Passing:
+        return Passing(
+            f'{" ".join(words[:6])} answered what makes no sense ({str(found)[:80]!r}); is gcloud '
+            'current? Give the same command again'
+        )
+
+    def made(self, answer: Answer, what: str) -> None:
+        """Raises what a failed creation means."""
+        if answer.status != 0:
+            if is_there(answer):
+                raise AlreadyThere(what)
+            raise self.fleet.refusal(answer, what)
+
+    def gone(self, answer: Answer, what: str, name: str) -> None:
+        """Raises what a failed deletion means; what is not there is gone."""
+        if answer.status != 0 and not is_missing(answer, name):
+            raise self.fleet.refusal(answer, what)
+
+
+class Engine(Google, abc.ABC):
+    """Who makes slices. `state` and `run` speak of one slice, the others of all."""
 
     @abc.abstractmethod
     def state(self, node: str) -> State:
@@ -174,43 +247,32 @@ class Engine(abc.ABC):
     def copy(self, node: str, file: Path, name: str) -> Answer:
         """Puts a file into the home folder of all hosts of a slice."""
 
-    def describe(self, words: Sequence[str]) -> Mapping[str, Any] | None:
-        """What gcloud says about something, or None if there is no such thing."""
-        answer = self.shell.ask([*words, '--format=json'])
-        if self.shell.dry_run:
-            return None
-        if answer.status != 0:
-            if is_missing(answer):
-                return None
-            raise self.fleet.refusal(answer, ' '.join(words[1:6]))
-        try:
-            return json.loads(answer.out)
-        except ValueError as error:
-            raise Refusal(
-                f'{" ".join(words[:5])} did not answer in JSON ({answer.said}); is gcloud current?'
-            ) from error
-
-    def made(self, answer: Answer, what: str) -> None:
-        """Raises what a failed creation means."""
-        if answer.status != 0:
-            if is_there(answer):
-                raise AlreadyThere(what)
-            raise self.fleet.refusal(answer, what)
-
-    def gone(self, answer: Answer, what: str) -> None:
-        """Raises what a failed deletion means; what is not there is gone."""
-        if answer.status != 0 and not is_missing(answer):
-            raise self.fleet.refusal(answer, what)
-
 
 class AlreadyThere(Exception):
     """Something of that name exists."""
 
 
-def is_missing(answer: Answer) -> bool:
-    """Whether gcloud says that there is no such thing."""
+def is_missing(answer: Answer, name: str) -> bool:
+    """Whether gcloud says that there is nothing of this name.
+
+    A zone, a project or a cluster that is not found says nothing of what may run elsewhere.
+    """
+    quoted = '[\'"]?'
+    # A word before the name, as in `Resource r`, or the path to it, as in `zones/z/nodes/r`.
+    thing = rf'(?:([\w-]+)\s+)?{quoted}(?:[^\s\'"]*?([\w-]+)/)?(?<![\w.-]){re.escape(name)}{quoted}'
     text = f'{answer.err} {answer.out}'.lower()
-    return 'not_found' in text or 'not found' in text or 'was not found' in text
+    found = [
+        *re.findall(rf'{thing} (?:was |is )?not found', text),
+        *re.findall(rf'not[ _]found:\s*{thing}\.?(?:\s|$)', text),
+    ]
+    return bool(found) and not any(re.match(_PLACES, kind) for pair in found for kind in pair)
+
+
+def part(found: Any, *keys: str) -> Mapping[str, Any]:
+    """What lies in an answer under these keys; empty where it is not as it should be."""
+    for key in keys:
+        found = found.get(key) if isinstance(found, dict) else None
+    return found if isinstance(found, dict) else {}
 
 
 def is_there(answer: Answer) -> bool:
@@ -255,7 +317,7 @@ def recall(name: str) -> dict[str, Any]:
     file = records() / f'{resource_name(name)}.json'
     try:
         found = json.loads(file.read_text(encoding='utf-8'))
-        Fleet(**found)
+        _check_record(Fleet(**found))
     except FileNotFoundError:
         return {}
     except OSError as error:
@@ -263,6 +325,15 @@ def recall(name: str) -> dict[str, Any]:
             f'{file} cannot be read ({error.strerror or error}): name another folder with '
             'SEQZOO_TPU_RECORDS'
         ) from error
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, Refusal) as error:
         raise Refusal(f'{file} is damaged ({error}); delete it and give all options') from error
     return found
+
+
+def _check_record(fleet: Fleet) -> None:
+    for field in fields(Fleet):
+        if type(value := getattr(fleet, field.name)) is not field.type:
+            raise TypeError(f'{field.name} is {value!r}')
+    if fleet.engine not in ENGINES or fleet.count < 1:
+        raise ValueError(f'engine is {fleet.engine!r}, count is {fleet.count}')
+    parse(fleet.slice)

@@ -12,19 +12,25 @@ from pathlib import Path
 from tpu.fleet import Engine, resource_name
 from tpu.gce import ComputeEngine
 from tpu.life import Life
-from tpu.shell import Refusal
+from tpu.shell import Lost, NoCapacity, Passing, Refusal
 
 ROOT = Path(__file__).resolve().parent.parent
 PREEMPTED, KILLED = 75, 137
 ARCHIVE = 'seqzoo-code.tgz'
 # Looks in a row in which hosts of a slice that is there do not answer.
 _PATIENCE = 3
+_SAID = ('running', 'ended', 'none', 'other')
+_RUNS_ON = '; the job runs on, the same command watches it again'
 _WORKER = '"$HOME/seqzoo/tpu/worker.sh"'
+
+
+class _Partly(Refusal):
+    """Some hosts did not do what all have to."""
 
 
 @dataclass(frozen=True)
 class HostState:
-    """What `worker.sh status` says of a host: `'running'`, `'ended'` or `'none'`, and a number."""
+    """What `worker.sh` says of a host: one of `_SAID`, and a process or an exit status."""
 
     host: str
     what: str
@@ -53,6 +59,7 @@ class Job:
         self.life, self.engine, self.fleet = life, life.engine, life.fleet
         self.shell, self.name = life.shell, resource_name(name)
         self._poll, self._sleep = poll, sleep
+        self._restarts, self._waited = 0, 0.0  # of a launch: left, and lost to what passes
 
     # The code
 
@@ -78,7 +85,7 @@ class Job:
         ready = len({line.split()[0] for line in out.splitlines() if word in f'{line} '})
         hosts = self.fleet.kind.hosts
         if ready < hosts and not self.shell.dry_run:
-            raise Refusal(
+            raise _Partly(
                 f'{ready} of {hosts} hosts of {node} are set up ({said}): give the same command '
                 'again; what is done is not done twice'
             )
@@ -97,18 +104,52 @@ class Job:
             if self.shell.dry_run:
                 continue
             found = _parse(answer.out)
+            if any(host.what == 'other' for host in found):
+                self._refuse_other(answer.out, words, begun=number > 0)
             if len(found) < self.fleet.kind.hosts:
-                self.stop()
-                raise Refusal(
+                raise _Partly(
                     f'the job started on {len(found)} of {self.fleet.kind.hosts} hosts of {node} '
-                    f'({answer.said}) and was stopped again: the hosts that run would wait for '
-                    'the others without end; `push` first, then give the same command again'
+                    f'({answer.said}) and {self._stopped(words)}: the hosts that run would wait '
+                    'for the others without end; `push` first, then give the same command again'
                 )
 
+    def _refuse_other(self, out: str, words: Sequence[str], *, begun: bool) -> None:
+        if begun or any(host.what != 'other' for host in _parse(out)):
+            self._stop(words)
+        runs = next((w[6:].strip() for w in out.splitlines() if w.startswith('runs: ')), '')
+        raise Refusal(
+            f'{self.name!r} of {self.fleet.name} already runs {runs or "another command"!r}: '
+            '`stop` it, or take another name with --job'
+        )
+
     def stop(self) -> None:
-        """Asks the command to save and end, on all hosts."""
+        """Asks the command to save and end, on all hosts.
+
+        Raises:
+            Refusal: not all could be asked.
+        """
+        if failed := self._stop():
+            raise Refusal(
+                f'{self.name!r} could not be stopped on {"; ".join(failed)}: it may run on there; '
+                'give the same command again'
+            )
+
+    def _stop(self, words: Sequence[str] = ()) -> list[str]:
+        """Stops the job, or only this command of it; where that failed, and why."""
+        failed = []
         for node in self.fleet.nodes:
-            self.engine.run(node, self._line('stop'))
+            try:
+                answer = self.engine.run(node, self._line('stop', *words))
+            except Refusal as refusal:
+                failed.append(f'{node} ({refusal})')
+                continue
+            if answer.status != 0:
+                failed.append(f'{node} ({answer.said})')
+        return failed
+
+    def _stopped(self, words: Sequence[str]) -> str:
+        failed = self._stop(words)
+        return f'could not be stopped on {"; ".join(failed)}' if failed else 'was stopped again'
 
     def hosts(self) -> list[HostState]:
         """What the hosts say that answer."""
@@ -140,61 +181,129 @@ class Job:
         Returns:
             The exit status of the command.
         """
-        self._make_ready()
-        self.start(words)
-        if detach or self.shell.dry_run:
-            return 0
+        self._restarts, self._waited = restarts, 0.0
+        self._bring_up(words)
         silent = 0
-        for _ in iter(int, 1):  # until something below returns or refuses
-            hosts = self.hosts()
-            expected = self.fleet.kind.hosts * self.fleet.count
+        while not (detach or self.shell.dry_run):
+            try:
+                hosts, states = self.hosts(), self.life.states()
+            except Refusal as refusal:
+                self._ride_out(refusal, _RUNS_ON)
+                continue
             ended = [host for host in hosts if host.what == 'ended']
             failed = [host for host in ended if host.number not in (0, PREEMPTED, KILLED)]
             if failed:
-                return self._failed(failed[0])
-            if len(ended) >= expected and all(host.number == 0 for host in ended):
+                return self._failed(failed[0], words)
+            whole = len(hosts) >= self._expected
+            if len(ended) >= self._expected and all(host.number == 0 for host in ended):
                 self.shell.say(f'{self.fleet.name}: done')
                 return 0
-            lost = any(s.kind in ('lost', 'missing', 'failed') for s in self.life.states().values())
-            silent = silent + 1 if len(hosts) < expected else 0
-            idle = any(host.what == 'none' or host.number == KILLED for host in hosts)
+            coming = [state.word for state in states.values() if state.kind == 'coming']
+            if coming and not whole:  # Google repairs it
+                self._ride_out(Passing(f'{self.fleet.name} is {coming[0]}'), _RUNS_ON)
+                continue
+            self._waited, silent = 0.0, 0 if whole else silent + 1
+            fresh = any(s.kind in ('lost', 'missing', 'failed') for s in states.values()) or any(
+                host.what == 'none' or host.number == KILLED for host in hosts
+            )
             preempted = any(host.number == PREEMPTED for host in ended)
-            if lost or idle or (preempted and len(ended) >= expected):
-                if restarts == 0:
-                    raise Refusal(f'{self.fleet.name} was lost too often; look at its logs')
-                restarts, silent = restarts - 1, 0
-                self.shell.say(f'{self.fleet.name} was interrupted: it is started again')
-                self._make_ready(push=lost or idle)
-                self.start(words)
+            if fresh or (preempted and len(ended) >= self._expected):
+                self._lose(Refusal(f'{self.fleet.name} was lost too often; look at its logs'))
+                silent = 0
+                self._bring_up(words, push=fresh, again=True)
             elif silent >= _PATIENCE:
                 raise Refusal(
-                    f'{len(hosts)} of {expected} hosts of {self.fleet.name} answer, though Google '
-                    'shows the slice as whole: `delete` and `launch` it again, the run goes on '
-                    'from its newest checkpoint'
+                    f'{len(hosts)} of {self._expected} hosts of {self.fleet.name} answer, though '
+                    'Google shows the slice as whole: `delete` and `launch` it again, the run goes '
+                    'on from its newest checkpoint'
                 )
             self._sleep(self._poll)
-        raise AssertionError
+        return 0
 
-    def _make_ready(self, *, push: bool = False) -> None:
+    @property
+    def _expected(self) -> int:
+        return self.fleet.kind.hosts * self.fleet.count
+
+    def _bring_up(self, words: Sequence[str], *, push: bool = False, again: bool = False) -> None:
+        """Slices, code and command; once more where Google takes a slice away meanwhile.
+
+        At the first time (not `again`) a lack of slices is told at once, to choose another zone.
+        """
+        while True:
+            made = False
+            try:
+                whole = self._made()
+                made = True
+                if self.shell.dry_run or not whole or push or not self._know_the_job():
+                    self.push()
+                self.start(words)
+                self._waited = 0.0
+                return
+            except Refusal as caught:
+                refusal = caught
+                try:
+                    lost = isinstance(refusal, (Lost, _Partly) if again else Lost)
+                    lost = lost or (made and self._lost())
+                except Passing as passing:
+                    refusal, lost = passing, False
+            if lost:
+                self._lose(refusal)
+                self._sleep(self._poll)
+            elif isinstance(refusal, NoCapacity) and not again:
+                raise refusal
+            else:
+                self._ride_out(refusal)
+            push, again = True, again or lost
+
+    def _made(self) -> bool:
+        """Makes the slices; whether they had been there before."""
         states = self.life.states()
         whole = all(state.kind == 'ready' for state in states.values())
         if not whole or self.shell.dry_run:
             self.life.create()
-        if self.shell.dry_run or not whole or push or not self._know_the_job():
-            self.push()
+        if not (whole or self.life.wait or self.shell.dry_run):
+            coming = {n: s.word for n, s in self.life.states().items() if s.kind != 'ready'}
+            if coming:
+                said = ', '.join(f'{node} {word}' for node, word in coming.items())
+                raise Refusal(
+                    f'{self.fleet.name} is not there yet ({said}): give the same command again '
+                    'when `status` shows it, or let it wait with --wait'
+                )
+        return whole
+
+    def _lost(self) -> bool:
+        """Whether a slice of ours is gone that was there a moment ago."""
+        return any(s.ours and s.kind in ('lost', 'missing') for s in self.life.states().values())
+
+    def _lose(self, last: Refusal) -> None:
+        if self._restarts == 0:
+            raise last
+        self._restarts -= 1
+        self.shell.say(f'{self.fleet.name} was interrupted: it is started again')
+
+    def _ride_out(self, refusal: Refusal, more: str = '') -> None:
+        """Waits for what may pass, at most as long as for slices."""
+        if not isinstance(refusal, Passing) or self._waited >= self.life.wait:
+            raise type(refusal)(f'{refusal}{more}') from refusal
+        self.shell.say(f'{refusal}; tried again in {self._poll:.0f} s')
+        self._sleep(self._poll)
+        self._waited += self._poll or 1.0
 
     def _know_the_job(self) -> bool:
         """Whether every host has the code and has run this job before."""
         hosts = self.hosts()
-        expected = self.fleet.kind.hosts * self.fleet.count
-        return len(hosts) >= expected and all(host.what != 'none' for host in hosts)
+        return len(hosts) >= self._expected and all(host.what != 'none' for host in hosts)
 
-    def _failed(self, host: HostState) -> int:
-        self.stop()
-        self.shell.say(f'{host.host} ended with status {host.number}; the others are stopped')
+    def _failed(self, host: HostState, words: Sequence[str]) -> int:
+        failed = self._stop(words)
+        how = f'could not be stopped on {"; ".join(failed)}' if failed else 'are stopped'
+        self.shell.say(f'{host.host} ended with status {host.number}; the others {how}')
         for number in range(self.fleet.count):
             for worker in range(self.fleet.kind.hosts):
-                text = self.log(slice_number=number, worker=worker, lines=20)
+                try:
+                    text = self.log(slice_number=number, worker=worker, lines=20)
+                except Refusal as refusal:  # the status of the command counts more
+                    text = str(refusal)
                 if text.strip():
                     self.shell.say(f'slice {number}, worker {worker}:\n{text.rstrip()}')
                     return host.number
@@ -259,7 +368,7 @@ def _parse(out: str) -> list[HostState]:
     found: dict[str, HostState] = {}
     for line in out.splitlines():
         words = line.split()
-        if len(words) == 3 and words[1] in ('running', 'ended', 'none') and words[2].isdigit():
+        if len(words) == 3 and words[1] in _SAID and words[2].isdigit():
             found[words[0]] = HostState(words[0], words[1], int(words[2]))
     return list(found.values())
 

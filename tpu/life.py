@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable
 
 from tpu.fleet import AlreadyThere, Engine, State, forget, remember
-from tpu.shell import Refusal
+from tpu.shell import Lost, NoCapacity, Refusal
 
 POLL_SECONDS = 20.0
 
@@ -29,7 +29,7 @@ class Life:
             sleep: in place of `time.sleep`.
         """
         self.engine, self.fleet, self.shell = engine, engine.fleet, engine.shell
-        self._wait, self._poll, self._sleep = wait, poll, sleep
+        self.wait, self._poll, self._sleep = wait, poll, sleep
 
     def states(self) -> dict[str, State]:
         """What there is of each slice."""
@@ -55,7 +55,7 @@ class Life:
             self._make(missing)
         elif all(s.kind == 'ready' for s in states.values()):
             self.shell.say(f'{self.fleet.name} is there already')
-        if self._wait and not self.shell.dry_run:
+        if self.wait and not self.shell.dry_run:
             self.wait_until_ready()
 
     def wait_until_ready(self) -> None:
@@ -66,7 +66,7 @@ class Life:
             for node, state in states.items():
                 if state.kind in ('lost', 'failed'):
                     why = f' ({state.why})' if state.why else ''
-                    raise Refusal(
+                    raise (Lost if state.kind == 'lost' else NoCapacity)(
                         f'{node} is {state.word}{why}: give the same command again, or take '
                         'another --zone, or --queued to wait for it'
                     )
@@ -76,9 +76,9 @@ class Life:
             if now != said:
                 self.shell.say(now)
                 said = now
-            if waited >= self._wait:
+            if waited >= self.wait:
                 raise Refusal(
-                    f'{self.fleet.name} is not there after {self._wait:.0f} s ({now}): give the '
+                    f'{self.fleet.name} is not there after {self.wait:.0f} s ({now}): give the '
                     'same command again to go on waiting, or `delete` it'
                 )
             self._sleep(self._poll)

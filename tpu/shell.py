@@ -12,6 +12,18 @@ class Refusal(Exception):
     """What is wrong and what to do, in one sentence; the exit status is 2."""
 
 
+class Passing(Refusal):
+    """What may be over in a while, such as a server that is busy."""
+
+
+class NoCapacity(Passing):
+    """There is no such slice to be had now."""
+
+
+class Lost(Refusal):
+    """Google took a slice away while it was waited for."""
+
+
 @dataclass(frozen=True)
 class Answer:
     """How a program ended, and what it printed."""

@@ -99,6 +99,15 @@ class Slice:
         return f'{self.facts.api}-{self.chips * self.facts.cores}'
 
     @property
+    def usual(self) -> bool:
+        """Whether it has the shape that its name in the Cloud TPU API stands for."""
+        try:
+            usual = _topology(self.chips * self.facts.cores, self.facts, str(self))
+        except Refusal:
+            return False
+        return usual == self.topology
+
+    @property
     def machine_type(self) -> str:
         """A host's machine type in Compute Engine and GKE: `ct6e-standard-8t`."""
         return f'{self.facts.machine}-{self.chips // self.hosts}t'

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from tpu.fleet import LABEL, SSH, Engine, State, is_missing
+from tpu.fleet import LABEL, SSH, Engine, State, is_missing, part
 from tpu.shell import Answer
 
 _VM = ['gcloud', 'compute', 'tpus', 'tpu-vm']
@@ -35,7 +35,7 @@ class TpuVm(Engine):
         if found is None:
             return State('missing', 'MISSING')
         word = str(found.get('state', 'UNKNOWN'))
-        ours = (found.get('labels') or {}).get(LABEL) == self.fleet.resource
+        ours = part(found, 'labels').get(LABEL) == self.fleet.resource
         why = str(found.get('healthDescription') or '')
         return State(_KINDS.get(word, 'coming'), word, ours, why)  # type: ignore[arg-type]
 
@@ -43,11 +43,14 @@ class TpuVm(Engine):
         found = self.describe([*_QUEUE, 'describe', self.fleet.resource, *self.fleet.place])
         if found is None:
             return State('missing', 'MISSING')
-        about = found.get('state') or {}
-        word = str(about.get('state', 'UNKNOWN'))
-        why = str(((about.get('failedData') or {}).get('error') or {}).get('message', ''))
-        nodes = (found.get('tpu') or {}).get('nodeSpec') or []
-        labels = [(spec.get('node') or {}).get('labels') or {} for spec in nodes]
+        about = found.get('state')
+        word = str(part(found, 'state').get('state') or about or 'UNKNOWN')
+        why = part(about, 'failedData', 'error').get('message') or part(about).get('failedData')
+        why = why if isinstance(why, str) else ''
+        nodes = part(found, 'tpu').get('nodeSpec')
+        labels = [
+            part(spec, 'node', 'labels') for spec in (nodes if isinstance(nodes, list) else ())
+        ]
         ours = all(own.get(LABEL) == self.fleet.resource for own in labels) and bool(labels)
         return State(_IN_QUEUE.get(word, 'coming'), word, ours, why)  # type: ignore[arg-type]
 
@@ -55,7 +58,11 @@ class TpuVm(Engine):
         fleet, kind = self.fleet, self.fleet.kind
         common = [
             *fleet.place,
-            f'--accelerator-type={kind.accelerator_type}',
+            *(
+                [f'--accelerator-type={kind.accelerator_type}']
+                if kind.usual
+                else [f'--type={kind.facts.api}', f'--topology={kind.shape}']
+            ),
             f'--labels={LABEL}={fleet.resource}',
             *(['--spot'] if fleet.spot else []),
         ]
@@ -78,10 +85,10 @@ class TpuVm(Engine):
         if self.fleet.queued:  # which takes its nodes along
             words = [*_QUEUE, 'delete', self.fleet.resource, *quiet, '--force']
             answer = self.shell.do(words)
-            self.gone(answer, f'deleting {self.fleet.resource}')
-            if answer.status == 0 or not is_missing(answer):
+            self.gone(answer, f'deleting {self.fleet.resource}', self.fleet.resource)
+            if answer.status == 0 or not is_missing(answer, self.fleet.resource):
                 return
-        self.gone(self.shell.do([*_VM, 'delete', node, *quiet]), f'deleting {node}')
+        self.gone(self.shell.do([*_VM, 'delete', node, *quiet]), f'deleting {node}', node)
 
     def run(
         self, node: str, command: str, worker: int | None = None, *, quiet: bool = False

@@ -2,8 +2,9 @@
 # A job on one host of a slice. It runs detached from whoever started it, and is started again when
 # it ends with status 75: preempted or left by another process, saved.
 #   worker.sh start JOB COMMAND...   starts it, unless it is running already
+#                                    (`other` and its command, if it runs another one)
 #   worker.sh status JOB             one line: host, running|ended|none, process or exit status
-#   worker.sh stop JOB               SIGTERM: it saves and ends
+#   worker.sh stop JOB [COMMAND...]  SIGTERM: it saves and ends (if it is this command)
 #   worker.sh log JOB LINES          the end of what it printed
 set -eu
 what=$1 job=$2
@@ -13,9 +14,19 @@ mkdir -p "$folder"
 
 alive() { [ -s "$folder/loop" ] && kill -0 "$(cat "$folder/loop")" 2>/dev/null; }
 
+# The addresses of other slices change when they are made anew; the command stays the same.
+this() { printf '%s\n' "$@" | sed -e '1{/^env$/d;}' -e '/^MEGASCALE_/d'; }
+differs() { [ -s "$folder/command" ] && [ "$(this "$@")" != "$(cat "$folder/command")" ]; }
+
 case $what in
     start)
+        if alive && differs "$@"; then
+            echo "$(hostname) other $(cat "$folder/loop")"
+            echo "runs: $(tr '\n' ' ' <"$folder/command")"
+            exit 0
+        fi
         if alive; then echo "$(hostname) running $(cat "$folder/loop")"; exit 0; fi
+        this "$@" >"$folder/command"
         rm -f "$folder/ended" "$folder/stop"
         [ -f "$folder/log" ] && mv "$folder/log" "$folder/log.before"
         setsid nohup sh "$0" loop "$job" "$@" >"$folder/log" 2>&1 </dev/null &
@@ -49,6 +60,7 @@ case $what in
         fi
         ;;
     stop)
+        if [ $# -gt 0 ] && differs "$@"; then exit 0; fi
         touch "$folder/stop"
         [ -s "$folder/process" ] && kill -TERM "$(cat "$folder/process")" 2>/dev/null || true
         ;;

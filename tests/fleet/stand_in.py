@@ -5,6 +5,7 @@ home folder in which commands really run), and fails as a scenario says.
 """
 
 import json
+import math
 import os
 import pathlib
 import subprocess
@@ -33,7 +34,7 @@ def fail(text, status=1):
 
 
 def scenario(line):
-    """Rules `{'match', 'times', 'skip', 'err', 'status', 'lose', 'kill'}`, used up as they fit."""
+    """Rules `{'match', 'times', 'skip', 'out', 'err', 'status', 'lose', 'kill'}`, used up."""
     rules = load('rules.json', [])
     for rule in rules:
         if rule['match'] not in line or rule.get('times', 1) == 0:
@@ -55,6 +56,8 @@ def scenario(line):
         for node, hosts in rule.get('kill', {}).items():
             nodes[node]['dead'] = hosts
         store('nodes.json', nodes)
+        if 'out' in rule:
+            say(rule['out'], rule.get('status', 0))
         if 'err' in rule:
             fail(rule['err'], rule.get('status', 1))
 
@@ -64,6 +67,8 @@ def option(words, name, default=''):
 
 
 def hosts_of(words):
+    if shape := option(words, 'topology'):
+        return math.prod(map(int, shape.split('x'))) // 4
     kind, _, count = option(words, 'accelerator-type').rpartition('-')
     chips = int(count) // (2 if kind == 'v5p' else 1)
     return 1 if chips <= (4 if kind == 'v5p' else 8) else chips // 4
@@ -198,13 +203,21 @@ def compute(words):
         case ['instances', 'describe', *_]:
             say({'networkInterfaces': [{'networkIP': '10.0.0.2'}]})
         case ['instance-templates' | 'resource-policies', what, *rest]:
-            parts = load('parts.json', [])
+            parts = load('parts.json', {})
             name = f'{words[0]}/{rest[1] if rest[0] == "workload-policy" else rest[0]}'
             if what == 'create' and name in parts:
                 fail(f'{name} already exists')
-            if what == 'delete' and name not in parts:
-                fail(f'{name} was not found')
-            parts = [*parts, name] if what == 'create' else [p for p in parts if p != name]
+            if what != 'create' and name not in parts:
+                fail(f"The resource 'projects/p/global/{name}' was not found")
+            if what == 'describe':
+                say(parts[name])
+            if what == 'delete':
+                del parts[name]
+            elif words[0] == 'instance-templates':
+                label = dict([option(rest, 'labels').split('=')])
+                parts[name] = {'properties': {'labels': label}}
+            else:
+                parts[name] = {'description': option(rest, 'description')}
             store('parts.json', parts)
 
 

@@ -6,8 +6,9 @@ import shlex
 import pytest
 
 from tpu import shell
-from tpu.fleet import Fleet, remember, resource_name
-from tpu.shell import Refusal
+from tpu.fleet import Fleet, is_missing, remember, resource_name
+from tpu.gce import ComputeEngine
+from tpu.shell import Answer, Refusal, Shell
 from tpu.slices import parse
 
 HERE = ['--slice', 'v5e-8', '--zone', 'us-west4-a', '--poll', '0']
@@ -32,6 +33,7 @@ def test_a_slice_has_the_names_and_hosts_of_its_kind(name, topology, chips, host
     found = parse(name)
     assert (str(found), found.chips, found.hosts) == (topology, chips, hosts)
     assert (found.machine_type, found.accelerator_type) == (machine, api)
+    assert found.usual
 
 
 @pytest.mark.parametrize(
@@ -204,7 +206,7 @@ def test_newest_chips_come_from_compute_engine_with_all_their_parts(cloud):
     assert '--workload-policy=regions/us-central1/resourcePolicies/iron' in group['words']
     assert 'RUNNING' in cloud.run('status', 'iron')[1]
     assert cloud.run('delete', 'iron')[0] == 0
-    assert (cloud.nodes(), json.loads((cloud.folder / 'parts.json').read_text())) == ({}, [])
+    assert (cloud.nodes(), json.loads((cloud.folder / 'parts.json').read_text())) == ({}, {})
 
 
 @pytest.mark.parametrize(
@@ -226,6 +228,11 @@ def test_newest_chips_come_from_compute_engine_with_all_their_parts(cloud):
         (['fly', 'r'], 'invalid choice'),
         (['create', 'r', *HERE, '--wait', '-1'], 'not a number of seconds'),
         (['create', 'r', *HERE, '--poll', 'nan'], 'not a number of seconds'),
+        (['status', 'r', *HERE, '--job', ''], '--job is empty'),
+        (['status', 'caf\udce9', *HERE], 'is not UTF-8'),
+        (['launch', 'r', *HERE, '--', 'score', '\udcff'], 'is not UTF-8'),
+        (['create', 'r', '--slice', 'v5e:2x8', '--zone', 'z'], 'another shape than 2x8'),
+        (['create', 'r', '--slice', 'v6e:4x12', '--zone', 'z'], 'another shape than 4x12'),
         (['create', 'r', *HERE, '--slices', '0'], 'not a whole number from 1 on'),
     ],
 )
@@ -235,6 +242,79 @@ def test_wrong_input_is_one_sentence_and_touches_nothing(cloud, words, complaint
     assert complaint in err
     assert len(err.strip().splitlines()) == 1
     assert not [c for c in cloud.calls() if 'describe' not in c['words']]
+
+
+@pytest.mark.parametrize('queued', [[], ['--queued']])
+def test_an_unusual_shape_is_asked_for_by_its_shape(cloud, queued):
+    words = ['--slice', 'v5p:2x2x8', '--zone', 'z-a', '--poll', '0']
+    assert cloud.run('create', 'r', *words, *queued)[0] == 0
+    (call,) = cloud.calls('create')
+    assert {'--type=v5p', '--topology=2x2x8'} <= set(call['words'])
+    assert not cloud.calls('--accelerator-type')
+    assert cloud.nodes()['r']['hosts'] == 8
+
+
+@pytest.mark.parametrize(
+    ('match', 'out', 'said'),
+    [
+        ('tpu-vm describe', {'state': 'READY', 'labels': ['x']}, 'not made by this tool'),
+        ('tpu-vm describe', [], 'makes no sense'),
+        ('tpu-vm describe', 'no json', 'makes no sense'),
+        ('queued-resources describe', {'state': 'ACTIVE'}, 'r  ACTIVE'),
+        ('queued-resources describe', {'state': {'failedData': 'boom'}, 'tpu': []}, 'boom'),
+        ('queued-resources describe', {'tpu': {'nodeSpec': ['x', 5]}}, 'r  UNKNOWN'),
+        ('managed list-instances', {}, 'makes no sense'),
+        ('managed list-instances', [{'lastAttempt': [], 'instanceStatus': 5}], 'r  5'),
+    ],
+)
+def test_an_answer_that_is_not_as_it_should_be_is_no_traceback(cloud, match, out, said):
+    cloud.write('rules.json', [{'match': match, 'out': out}])
+    words = ['--slice', 'v6e-8', '--zone', 'z-a', '--poll', '0']
+    words += ['--queued'] if 'queued' in match else []
+    if 'managed' in match:
+        words += ['--engine', 'gce']
+        cloud.write('nodes.json', {'r': {'state': 'READY', 'hosts': 1, 'description': ''}})
+    status, shown, err = cloud.run('status', 'r', *words)
+    assert said in shown + err
+    assert status == (2 if 'no sense' in said else 0)
+
+
+@pytest.mark.parametrize(
+    'answer',
+    ['[]', {'networkInterfaces': []}, {'networkInterfaces': [{}]}, {'networkInterfaces': 5}],
+    ids=str,
+)
+def test_a_host_without_an_address_is_told(cloud, answer):
+    engine = ComputeEngine(Fleet('r', 'v6e-8', zone='z-a', engine='gce'), Shell())
+    cloud.write('nodes.json', {'r': {'state': 'READY', 'hosts': 1, 'description': ''}})
+    cloud.write('rules.json', [{'match': 'instances describe', 'out': answer}])
+    with pytest.raises(Refusal, match=r'no address of the first host|makes no sense'):
+        engine.address('r')
+    cloud.write('nodes.json', {})
+    with pytest.raises(Refusal, match='no address of the first host'):
+        engine.address('r')
+
+
+@pytest.mark.parametrize(
+    'wrong',
+    [
+        {'slice': 5},
+        {'slice': 'v9-8'},
+        {'engine': 'foo'},
+        {'count': '2'},
+        {'count': 0},
+        {'spot': 1},
+        {'zone': None},
+        {'other': 1},
+    ],
+    ids=str,
+)
+def test_a_record_that_is_damaged_is_one_sentence(cloud, wrong):
+    cloud.run('create', 'r', *HERE)
+    (file,) = cloud.folder.parent.glob('records/*.json')
+    file.write_text(json.dumps({**json.loads(file.read_text()), **wrong}))
+    status, _, err = cloud.run('status', 'r')
+    assert (status, 'r.json is damaged' in err, len(err.splitlines())) == (2, True, 1)
 
 
 def test_a_folder_of_records_that_is_none_is_refused(cloud, monkeypatch, tmp_path):
@@ -274,3 +354,81 @@ def test_a_dry_run_prints_what_would_run_and_runs_nothing(cloud):
     assert {words[4] for words in commands} == {'describe', 'create', 'scp', 'ssh'}
     start = shlex.split(next(w for w in commands[-1] if w.startswith('--command='))[10:])
     assert start[-6:] == ['-m', 'seqzoo', 'train', 'c', '--run', 'gs://b/my run']
+
+
+@pytest.mark.parametrize(
+    'other',
+    [
+        ['--zone', 'z2-a'],
+        ['--project', 'another'],
+        ['--engine', 'gce'],
+        ['--slices', '2', '--queued'],
+        ['--queued'],
+        ['--slice', 'v6e-16'],
+    ],
+    ids=' '.join,
+)
+def test_what_is_deleted_is_what_was_made(cloud, other):
+    assert cloud.run('create', 'foo', '--slice', 'v6e-8', '--zone', 'z1-a', '--poll', '0')[0] == 0
+    status, _, err = cloud.run('delete', 'foo', *other)
+    assert (status, "'foo' was made with" in err, 'leave out --' in err) == (2, True, True)
+    assert not cloud.calls('delete')
+    # The record is there: the name is still enough.
+    assert cloud.run('delete', 'foo')[0] == 0
+    assert cloud.nodes() == {}
+
+
+@pytest.mark.parametrize(
+    ('text', 'missing'),
+    [
+        ("NOT_FOUND: Resource 'projects/p/locations/z/nodes/foo' was not found", True),
+        ("- The resource 'projects/p/zones/z/instanceGroupManagers/foo' was not found", True),
+        ('ResponseError: code=404, message=Not found: projects/p/clusters/c/nodePools/foo.', True),
+        ('NOT_FOUND: foo was not found', True),
+        ('Zone z was not found', False),
+        ('Zone foo was not found', False),
+        ("The resource 'projects/foo' was not found", False),
+        ("The resource 'projects/foo/zones/z' was not found", False),
+        ('NOT_FOUND: Project foo', False),
+        ('Not found: projects/p/clusters/foo.', False),
+        ("The resource 'projects/p/zones/z/nodes/other-foo' was not found", False),
+        ("The resource 'projects/p/zones/z/nodes/foo-1' was not found", False),
+        ('gcloud: command not found', False),
+    ],
+)
+def test_only_what_is_asked_for_is_missing(text, missing):
+    assert is_missing(Answer(1, '', f'ERROR: (gcloud.x) {text}\n'), 'foo') is missing
+
+
+@pytest.mark.parametrize(
+    'rule',
+    [
+        {'match': 'describe foo', 'err': 'Zone us-west4-a was not found'},
+        {'match': 'describe foo', 'err': "The resource 'projects/p' was not found"},
+        {'match': 'tpu-vm delete', 'err': 'Zone us-west4-a was not found'},
+        {'match': 'describe foo', 'out': 'null'},
+        {'match': 'describe foo', 'out': '[]'},
+    ],
+    ids=str,
+)
+def test_a_slice_is_not_forgotten_because_something_else_is_not_found(cloud, rule):
+    cloud.run('create', 'foo', *HERE)
+    cloud.write('rules.json', [rule])
+    status, _, err = cloud.run('delete', 'foo')
+    assert (status, err.strip().splitlines()[-1].startswith('tpu: ')) == (2, True)
+    assert 'foo' in cloud.nodes()
+    assert cloud.run('delete', 'foo')[0] == 0
+    assert cloud.nodes() == {}
+
+
+def test_parts_of_somebody_else_are_neither_used_nor_deleted(cloud):
+    words = ['--slice', '7x:2x2x2', '--zone', 'us-central1-c', '--poll', '0']
+    template = {'instance-templates/iron': {'properties': {'labels': {'team': 'b'}}}}
+    policy = {'resource-policies/iron': {'description': 'of team b'}}
+    for theirs, kind in ((template, 'template'), (policy, 'workload policy')):
+        cloud.write('parts.json', theirs)
+        status, _, err = cloud.run('create', 'iron', *words)
+        assert (status, f'{kind} iron is there already, and was not made' in err) == (2, True)
+        status, _, err = cloud.run('delete', 'iron', *words)
+        assert (status, f'{kind} iron was not made by this tool: it stays' in err) == (0, True)
+        assert json.loads((cloud.folder / 'parts.json').read_text()) == theirs
