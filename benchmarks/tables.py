@@ -21,7 +21,9 @@ BEGIN, END = '<!-- results:begin -->', '<!-- results:end -->'
 # One row, as far as it has been recorded, of each kind of problem; the README is one screen.
 SHOWN = (
     'multi30k_20min',
+    'multi30k_conv_s2s',
     'multi30k_luong',
+    'multi30k_bytenet',
     'multi30k_lstm',
     'numerals',
     'ptb_lstm_small',
