@@ -227,10 +227,19 @@ def stored_identity(run: Path) -> dict[str, str]:
 
 
 def seconds_by_step(run: Path) -> dict[int, float]:
-    """How long a run had trained when it logged each step."""
+    """How long a run had been trained, by all processes that did, when it logged each step."""
     from seqzoo.training.events import read_events
 
-    return {e['step']: e['seconds'] for e in read_events(run) if 'seconds' in e}
+    found: dict[int, float] = {}
+    earlier = latest = 0.0
+    for event in read_events(run):
+        seconds = event.get('seconds', latest)
+        if seconds < latest:  # another process begins to count
+            earlier += latest
+        latest = seconds
+        if 'seconds' in event:
+            found[event['step']] = earlier + latest
+    return found
 
 
 def commit() -> str:

@@ -17,8 +17,9 @@ from typing import Any
 
 import jax
 import machine
+import rows
 
-from seqzoo.training.events import read_events
+from seqzoo.data.tokenizers import write_atomically
 
 Row = dict[str, Any]  # `steps` of `of_steps` were done in `minutes` of a `share`; and more
 
@@ -148,13 +149,7 @@ def default_workers() -> int:
 
 def trained_minutes(folder: Path) -> float:
     """How long a run has been trained, by all processes that did."""
-    earlier = latest = 0.0
-    for event in read_events(folder) if folder.is_dir() else ():
-        seconds = event.get('seconds', latest)
-        if seconds < latest:  # another process begins to count
-            earlier += latest
-        latest = seconds
-    return (earlier + latest) / 60
+    return max(rows.seconds_by_step(folder).values(), default=0.0) / 60
 
 
 def _train_into(note: Path, core: int | None, job: Callable[[float], Row], minutes: float) -> None:
@@ -166,6 +161,4 @@ def _train_into(note: Path, core: int | None, job: Callable[[float], Row], minut
         os.dup2(log.fileno(), sys.stdout.fileno())
         os.dup2(log.fileno(), sys.stderr.fileno())
         row = job(minutes)
-    partial = note.with_suffix('.partial')
-    partial.write_text(json.dumps(row, indent=1) + '\n', encoding='utf-8')
-    partial.replace(note)
+    write_atomically(note, (json.dumps(row, indent=1) + '\n').encode())

@@ -15,7 +15,6 @@ round at once (one way between two devices); a device then sends
 Several axes at once, which a large slice allows, would be faster.
 """
 
-import itertools
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
@@ -156,14 +155,14 @@ def scaling(
         factor = grown / devices
         if data * factor < 1 or data * factor != int(data * factor):
             continue  # other axes hold more than that
-        regrouped = tuple(_regrouped(work, factor, data, devices))
-        weak = replace(work, collectives=regrouped)
+        weak = replace(work, collectives=tuple(_regrouped(work, factor, data, devices)))
+        thinned = replace(work, collectives=tuple(_thinned(work, factor, devices, shards)))
         strong = replace(
-            weak,
+            work,
             flops=work.flops / factor,
             model_flops=work.model_flops / factor,
             memory_bytes=work.state_bytes + (work.memory_bytes - work.state_bytes) / factor,
-            collectives=tuple(_thinned(regrouped, work, factor, devices, shards)),
+            collectives=tuple(_regrouped(thinned, factor, data, devices)),
         )
         found.append(
             Scaled(
@@ -175,17 +174,19 @@ def scaling(
     return found
 
 
-def _thinned(
-    regrouped: Sequence[Collective], work: Work, factor: float, devices: int, shards: int
-) -> Iterable[Collective]:
+def _thinned(work: Work, factor: float, devices: int, shards: int) -> Iterable[Collective]:
     """The collectives when each device has fewer rows: those between devices that share their rows
     move activations, the others parameters and gradients.
     """
-    beside = devices // shards  # devices that share their rows
-    for after, before in itertools.zip_longest(regrouped, work.collectives):
-        members = () if before is None else before.members or tuple(range(devices))
-        shared = before is not None and len({member // beside for member in members}) == 1
-        yield replace(after, bytes=round(after.bytes / factor)) if shared else after
+    for collective in work.collectives:
+        shared = len(_places(collective, devices, shards)) == 1
+        yield replace(collective, bytes=round(collective.bytes / factor)) if shared else collective
+
+
+def _places(collective: Collective, devices: int, parts: int) -> set[int]:
+    """In which of so many equal parts of the mesh, cut along its first axes, the members lie."""
+    members = collective.members or range(devices)
+    return {member // (devices // parts) for member in members}
 
 
 def _regrouped(work: Work, factor: float, data: int, devices: int) -> Iterable[Collective]:
@@ -193,12 +194,11 @@ def _regrouped(work: Work, factor: float, data: int, devices: int) -> Iterable[C
     members.
     """
     replicas = False
-    beside = devices // data  # devices that share their place along `data`
     for collective in work.collectives:
-        members = collective.members or tuple(range(devices))
-        places = {member // beside for member in members}
-        replicas |= len(places) > 1
-        size = round(len(members) * factor) if len(places) > 1 else len(members)
+        summed = len(_places(collective, devices, data)) > 1
+        replicas |= summed
+        members = len(collective.members) or devices
+        size = round(members * factor) if summed else members
         yield replace(collective, members=tuple(range(size)))
     if not replicas and data * factor > 1:
         yield Collective(

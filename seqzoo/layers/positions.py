@@ -85,26 +85,29 @@ class Rotary:
     it; the paper pairs neighbours, the same up to the order of the columns.
 
     Attributes:
-        dims: how many of the first columns of a head are turned, an even number.
-        base: pair `i` turns by `position / base ** (2 i / scale)`.
-        scale: `dims` if not given. A share of a head may come out as an odd number, which is made
-            even for the pairs, but counts as it is in the angles.
+        dims: how many of the first columns of a head are turned. An odd number, as a share of a
+            head may come to, counts as it is in the angles; the last pair is filled up.
+        base: pair `i` turns by `position / base ** (2 i / dims)`.
     """
 
     dims: int
     base: float = 10_000.0
-    scale: int | None = None
+
+    @property
+    def columns(self) -> int:
+        """`dims`, the last pair filled up."""
+        return self.dims + self.dims % 2
 
     def __call__(self, x: jax.Array, positions: jax.Array) -> jax.Array:
         """Turns `x` `[batch, length, heads, kv]` at `positions` `[batch or 1, length]`."""
         columns = np.arange(0, self.dims, 2, dtype=np.float64)
-        frequencies = (self.base ** (-columns / (self.scale or self.dims))).astype(np.float32)
+        frequencies = (self.base ** (-columns / self.dims)).astype(np.float32)
         angles = positions[..., None, None].astype(jnp.float32) * frequencies
         sine, cosine = jnp.sin(angles), jnp.cos(angles)  # [batch or 1, length, 1, dims / 2]
-        half = self.dims // 2
-        turned = x[..., : self.dims].astype(jnp.float32)
+        half = self.columns // 2
+        turned = x[..., : self.columns].astype(jnp.float32)
         first, second = turned[..., :half], turned[..., half:]
         turned = jnp.concatenate(
             [first * cosine - second * sine, second * cosine + first * sine], axis=-1
         )
-        return jnp.concatenate([turned.astype(x.dtype), x[..., self.dims :]], axis=-1)
+        return jnp.concatenate([turned.astype(x.dtype), x[..., self.columns :]], axis=-1)

@@ -149,10 +149,10 @@ class GPTConfig(ModelConfig):
                 f'rotary_share is {self.rotary_share} and rotary_base {self.rotary_base}: a share '
                 'lies in [0, 1], a base above 0'
             )
-        if self.positions == 'rotary' and self.rotary_dims > self.width_of_head:
+        if (rotary := self.rotary()) and rotary.columns > self.width_of_head:
             raise ConfigError(
                 f'rotary_share {self.rotary_share} of a head of {self.width_of_head} is '
-                f'{self.rotary_dims} columns, which go in pairs: take a smaller share'
+                f'{rotary.columns} columns, which go in pairs: take a smaller share'
             )
         if not 0 < self.norm_epsilon < math.inf:
             raise ConfigError(f'norm_epsilon is {self.norm_epsilon}: give a small number above 0')
@@ -163,10 +163,10 @@ class GPTConfig(ModelConfig):
         """`head_dim`, filled in."""
         return self.head_dim or self.embed_dim // self.num_heads
 
-    @property
-    def rotary_dims(self) -> int:
-        """How many columns of a head are turned: pairs of them, the last filled up."""
-        return -(-int(self.width_of_head * self.rotary_share) // 2) * 2
+    def rotary(self) -> Rotary | None:
+        """What turns queries and keys, if anything does."""
+        dims = int(self.width_of_head * self.rotary_share)
+        return Rotary(dims, self.rotary_base) if self.positions == 'rotary' and dims else None
 
     @property
     def residual_std(self) -> float:
@@ -185,10 +185,6 @@ class GPTConfig(ModelConfig):
 
     def layers(self) -> tuple[LayerConfig, ...]:
         """The kinds of layers, in the order in which they take turns."""
-        rotary = None
-        if self.positions == 'rotary' and self.rotary_dims:
-            share = int(self.width_of_head * self.rotary_share)
-            rotary = Rotary(self.rotary_dims, self.rotary_base, share)
         return tuple(
             LayerConfig(
                 embed_dim=self.embed_dim,
@@ -210,7 +206,7 @@ class GPTConfig(ModelConfig):
                 kernel_init=nn.initializers.normal(self.init_std),
                 output_init=nn.initializers.normal(self.residual_std),
                 parallel_residual=self.parallel_residual,
-                rotary=rotary,
+                rotary=self.rotary(),
                 band=band or None,
             )
             for band in self.attention_bands
