@@ -20,13 +20,13 @@ examples:
 
 def run(arguments: argparse.Namespace) -> int:
     """Prints one line, or one JSON object, per configuration."""
-    from seqzoo.analysis.parameters import count_parameters
+    from seqzoo.analysis.known_sizes import known_size
 
     configs = []
     for name in config_names():
         try:
             experiment = load_config(name)
-            parameters = count_parameters(experiment.nominal_model())
+            parameters = known_size(experiment.nominal_model())
         except UserError as error:  # one broken file must not hide the others
             print(f'seqzoo: {name}: {error}', file=sys.stderr)
             continue
