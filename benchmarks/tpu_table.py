@@ -16,6 +16,7 @@ is too small, and is not compiled again: the program may be stopped and started 
 import argparse
 import dataclasses
 import json
+import math
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -24,13 +25,11 @@ from typing import Any
 
 import jax
 
-from seqzoo.analysis import ahead_of_time
-from seqzoo.analysis.compile_report import as_json, report
+from seqzoo.analysis.apart import run_apart
 from seqzoo.analysis.parameters import count_parameters
-from seqzoo.analysis.slices import find_slice
+from seqzoo.analysis.slices import parse_topology
 from seqzoo.configuration import load_config
 from seqzoo.errors import UserError
-from seqzoo.parallel.mesh import build_mesh
 
 RESULTS = Path(__file__).parent / 'results'
 JSON, MARKDOWN = RESULTS / 'tpu_slices.json', RESULTS / 'tpu_slices.md'
@@ -123,23 +122,24 @@ def compile_row(
         if topology in {one['topology'] for one in tried}:
             continue
         experiment = load_config(row.config, [*row.overrides, *mesh_options])
-        slice_ = find_slice(topology)
         print(f'{row.name}: {topology} ...', file=sys.stderr, flush=True)
+        chips = str(math.prod(parse_topology(topology)[1]))
+        words = [row.config, '--topology', topology, '--chips', chips, '--json']
+        words += [*row.overrides, *mesh_options]
         try:
-            traced = ahead_of_time.trace_step(
-                experiment, build_mesh(experiment.mesh, slice_.devices)
-            )
-        except UserError as error:  # rows that the devices do not divide, for example
+            outcome = run_apart(['compile', *words, '--here'])
+            if not outcome.output:  # rows that the devices do not divide, for example
+                raise UserError(outcome.said.removeprefix('seqzoo: '))
+        except UserError as error:
             tried.append({'topology': topology, 'refused': str(error)})
             keep(tried)
             continue
-        compiled = ahead_of_time.compile_traced(traced, slice_.room)
-        found = as_json(report(row.config, experiment, slice_, compiled, [slice_.chips]))
+        found = json.loads(outcome.output)
         if found['fits']:
             return {
                 'name': row.name,
                 'what': row.what,
-                'parameters': count_parameters(traced.model),
+                'parameters': count_parameters(experiment.nominal_model()),
                 'too_small': tried,
                 'made': {
                     'date': time.strftime('%Y-%m-%d'),
@@ -210,7 +210,7 @@ def _smaller(tried: list[dict[str, Any]]) -> str:
         return '-'
     last = tried[-1]
     if 'refused' in last:
-        return f'{last["topology"]} does not divide the batch'
+        return f'{last["topology"]}: {last["refused"]}'
     return f'{last["topology"]} would need {last["needs_bytes"] / GIB:.1f} GiB'
 
 

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import sys
 from typing import Any
 
 from seqzoo.commands.command import Command, add_config, add_json, at_least, table
@@ -54,11 +55,36 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar='N,N',
         help='estimate scaling to these numbers of chips (default: the slice, 2, 4 and 8 times it)',
     )
+    parser.add_argument('--here', action='store_true', help=argparse.SUPPRESS)
     add_json(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Compiles and prints; the exit status says whether it fits."""
+    """Compiles in a process of its own; the exit status says whether it fits."""
+    if arguments.here:
+        return compile_here(arguments)
+    from seqzoo.analysis.apart import run_apart
+
+    # What the words say wrongly is found out at once.
+    load_config(arguments.config, arguments.overrides)
+    outcome = run_apart(['compile', *_words(arguments), '--here'], show=sys.stderr)
+    print(outcome.output, end='')
+    return outcome.status
+
+
+def _words(arguments: argparse.Namespace) -> list[str]:
+    """The words that these arguments were read from."""
+    words = [arguments.config, '--topology', arguments.topology]
+    words += [f'--{name}' for name in ('decode', 'fit', 'json') if getattr(arguments, name)]
+    if arguments.length:
+        words += ['--length', str(arguments.length)]
+    if arguments.chips:
+        words += ['--chips', ','.join(map(str, arguments.chips))]
+    return [*words, *arguments.overrides]
+
+
+def compile_here(arguments: argparse.Namespace) -> int:
+    """Compiles in this process, which the compiler may abort, and prints."""
     experiment = load_config(arguments.config, arguments.overrides)
     from seqzoo.analysis.slices import find_slice, parse_topology
 

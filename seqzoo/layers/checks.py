@@ -5,22 +5,6 @@ from typing import Any
 from seqzoo.errors import ConfigError
 
 
-def check_sizes(config: Any, *names: str) -> None:
-    """Raises `ConfigError` if one of these fields of a configuration is below 1; `None` passes."""
-    for name in names:
-        size = getattr(config, name)
-        if size is not None and size < 1:
-            raise ConfigError(f'{name} is {size}: give at least 1')
-
-
-def check_rates(config: Any, *names: str) -> None:
-    """Raises `ConfigError` if one of these fields is no rate of dropout."""
-    for name in names:
-        rate = getattr(config, name)
-        if not 0.0 <= rate < 1.0:
-            raise ConfigError(f'{name} is {rate}: a rate lies in [0, 1)')
-
-
 def check_tie(config: Any) -> None:
     """Raises `ConfigError` if `tie` is no way of sharing tables between two vocabularies."""
     if config.tie not in ('all', 'decoder', 'none'):

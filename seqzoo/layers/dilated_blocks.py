@@ -18,8 +18,8 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from seqzoo.configuration.checks import check_rates
 from seqzoo.errors import ConfigError
-from seqzoo.layers.checks import check_rates
 from seqzoo.layers.convolution import Rows, SequenceConvolution, history
 from seqzoo.layers.dropout import Dropout
 from seqzoo.layers.linear import Linear

@@ -21,8 +21,8 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from seqzoo.configuration.checks import check_rates, check_sizes
 from seqzoo.errors import ConfigError
-from seqzoo.layers.checks import check_rates, check_sizes
 from seqzoo.layers.convolution import Convolution
 from seqzoo.layers.embedding import Embedding
 from seqzoo.layers.linear import Linear

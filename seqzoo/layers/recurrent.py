@@ -19,8 +19,8 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from seqzoo.configuration.checks import check_rates
 from seqzoo.errors import ConfigError
-from seqzoo.layers.checks import check_rates
 from seqzoo.layers.recurrent_cells import Cell, Weight
 from seqzoo.layers.recurrent_dropout import drop_connect, drop_features, feature_mask
 from seqzoo.layers.time_scan import Carry, Control, boundaries, in_chunks, time_scan

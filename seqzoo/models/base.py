@@ -12,8 +12,8 @@ import flax.struct
 import jax
 from flax import linen as nn
 
+from seqzoo.configuration.checks import check_sizes, check_types
 from seqzoo.errors import ConfigError as ConfigError  # models raise it; it is offered here too
-from seqzoo.layers.checks import check_sizes
 from seqzoo.models.flops import Flops
 
 Memory = Any  # what an encoder hands to its decoder: a pytree of arrays, the batch leading
@@ -34,6 +34,9 @@ class ModelConfig(abc.ABC):
 
     packs: ClassVar[bool] = True
     stacks: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        check_types(self)
 
     @abc.abstractmethod
     def build(self) -> nn.Module:
@@ -264,9 +267,8 @@ class LabelingConfig(ModelConfig):
     per: Literal['sequence', 'step'] = 'sequence'
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_sizes(self, 'num_outputs')
-        if self.per not in ('sequence', 'step'):
-            raise ConfigError(f'per is {self.per!r}: choose sequence or step')
 
     @property
     def causal(self) -> bool:

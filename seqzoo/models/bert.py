@@ -34,8 +34,9 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from seqzoo.configuration.checks import check_rates, check_sizes
 from seqzoo.layers.attention import Implementation
-from seqzoo.layers.checks import check_attention_dropout, check_heads, check_rates, check_sizes
+from seqzoo.layers.checks import check_attention_dropout, check_heads
 from seqzoo.layers.dropout import Dropout
 from seqzoo.layers.embedding import Embedding, logit_bias
 from seqzoo.layers.feedforward import ACTIVATIONS, Activation
@@ -104,8 +105,10 @@ class BertConfig(EncoderConfig):
 
     def __post_init__(self) -> None:
         """Checks the values."""
+        super().__post_init__()
         sizes = ('max_length', 'num_token_types', 'num_layers', 'embed_dim', 'num_heads')
         check_sizes(self, *sizes, 'vocab_multiple', 'vocab_size', 'mlp_dim')
+        check_sizes(self, 'norm_epsilon', least=0)
         check_rates(self, 'dropout_rate', 'attention_dropout_rate')
         check_heads(self)
         if not self.init_scale > 0:
@@ -265,6 +268,7 @@ class BertPretrainingConfig(MaskedLMConfig):
 
     def __post_init__(self) -> None:
         """Checks that the second head has something to stand on."""
+        super().__post_init__()
         if self.next_sentence and not self.encoder.pooler:
             raise ConfigError(
                 'next_sentence reads what the pooler makes of a row: set encoder.pooler, or '

@@ -25,7 +25,8 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from seqzoo.layers.checks import check_rates, check_sizes, check_tie
+from seqzoo.configuration.checks import check_rates, check_sizes
+from seqzoo.layers.checks import check_tie
 from seqzoo.layers.convolution import Rows, loops_cost_nothing
 from seqzoo.layers.dilated_blocks import DilatedConfig, DilatedContext, DilatedSet
 from seqzoo.layers.dropout import Dropout
@@ -69,6 +70,7 @@ class ByteNetLMConfig(ModelConfig):
 
     def __post_init__(self) -> None:
         """Checks the values."""
+        super().__post_init__()
         check_sizes(self, 'vocab_size', 'vocab_multiple')
         check_rates(self, 'dropout_rate')
 
@@ -215,6 +217,7 @@ class ByteNetConfig(ModelConfig):
 
     def __post_init__(self) -> None:
         """Checks the values."""
+        super().__post_init__()
         check_sizes(self, 'vocab_size', 'source_vocab_size', 'vocab_multiple')
         check_rates(self, 'dropout_rate')
         if not (1 <= self.unfold_factor < math.inf and 0 <= self.unfold_extra < math.inf):

@@ -24,7 +24,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from seqzoo.layers.checks import check_rates, check_sizes
+from seqzoo.configuration.checks import check_rates, check_sizes
 from seqzoo.layers.convolution import Convolution
 from seqzoo.layers.dropout import Dropout
 from seqzoo.layers.embedding import Embedding
@@ -79,6 +79,7 @@ class CaptionerConfig(ModelConfig):
 
     def __post_init__(self) -> None:
         """Checks the values."""
+        super().__post_init__()
         if not self.channels or len(self.channels) != len(self.strides):
             raise ConfigError(
                 f'channels has {len(self.channels)} and strides {len(self.strides)} entries: give '
@@ -88,8 +89,6 @@ class CaptionerConfig(ModelConfig):
             if min(getattr(self, name)) < 1:
                 raise ConfigError(f'{name} is {getattr(self, name)}: all must be at least 1')
         check_sizes(self, 'vocab_size', 'image_size', 'embed_dim', 'num_layers', 'attention_dim')
-        if self.attention not in ('additive', 'none'):
-            raise ConfigError(f"attention is {self.attention!r}: choose 'additive' or 'none'")
         if self.attention != 'none' and self.num_layers > 1:
             raise ConfigError(
                 f'num_layers is {self.num_layers}, but a captioner that attends has one: set '

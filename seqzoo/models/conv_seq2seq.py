@@ -32,7 +32,8 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from seqzoo.layers.checks import check_rates, check_sizes, check_tie
+from seqzoo.configuration.checks import check_rates, check_sizes
+from seqzoo.layers.checks import check_tie
 from seqzoo.layers.convolution import Rows, history, rows_of
 from seqzoo.layers.dropout import Dropout
 from seqzoo.layers.embedding import Embedding, logit_bias
@@ -92,6 +93,7 @@ class ConvS2SConfig(ModelConfig):
 
     def __post_init__(self) -> None:
         """Checks the values."""
+        super().__post_init__()
         check_sizes(self, 'embed_dim', 'max_length', 'vocab_multiple')
         check_sizes(self, 'vocab_size', 'source_vocab_size')
         for side, layers in (('', self.encoder_layers), ('decoder_', self.decoder_layers)):

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from seqzoo.layers.checks import check_rates
+from seqzoo.configuration.checks import check_rates
 from seqzoo.layers.dropout import Dropout
 from seqzoo.layers.inputs import Inputs, Tokens, embed
 from seqzoo.layers.linear import Linear

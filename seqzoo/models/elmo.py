@@ -27,7 +27,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from seqzoo.layers.checks import check_rates
+from seqzoo.configuration.checks import check_rates
 from seqzoo.layers.dropout import Dropout
 from seqzoo.layers.embedding import logit_bias
 from seqzoo.layers.inputs import Inputs, Tokens, embed
@@ -75,6 +75,7 @@ class BiLMConfig(EncoderConfig):
 
     def __post_init__(self) -> None:
         """Checks the values."""
+        super().__post_init__()
         if self.layers.directions != 'forward':
             raise ConfigError(
                 f"layers.directions is {self.layers.directions!r}: write those of 'forward'; the "
@@ -270,6 +271,7 @@ class ElmoConfig(EncoderConfig):
 
     def __post_init__(self) -> None:
         """Checks the values."""
+        super().__post_init__()
         check_rates(self, 'elmo_dropout_rate')
 
     @property

@@ -37,8 +37,9 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from seqzoo.configuration.checks import check_rates, check_sizes
 from seqzoo.layers.attention import Implementation
-from seqzoo.layers.checks import check_attention_dropout, check_heads, check_rates, check_sizes
+from seqzoo.layers.checks import check_attention_dropout, check_heads
 from seqzoo.layers.dropout import Dropout
 from seqzoo.layers.embedding import Embedding
 from seqzoo.layers.feedforward import Activation
@@ -126,8 +127,10 @@ class GPTConfig(ModelConfig):
     attention_implementation: Implementation = 'auto'
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         sizes = ('num_layers', 'embed_dim', 'num_heads', 'max_length', 'vocab_multiple')
         check_sizes(self, *sizes, 'mlp_dim', 'head_dim', 'vocab_size')
+        check_sizes(self, 'norm_epsilon', least=0)
         check_rates(self, 'dropout_rate', 'attention_dropout_rate')
         if self.head_dim is None:
             check_heads(self, 'head_dim')

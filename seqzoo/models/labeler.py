@@ -20,7 +20,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from seqzoo.layers.checks import check_rates
+from seqzoo.configuration.checks import check_rates
 from seqzoo.layers.dropout import Dropout
 from seqzoo.layers.inputs import Tokens, TypedTokens
 from seqzoo.layers.linear import Linear
@@ -60,8 +60,6 @@ class LabelerConfig(LabelingConfig):
     def __post_init__(self) -> None:
         """Checks the values."""
         super().__post_init__()
-        if self.pooling not in ('last', 'mean', 'max', 'attention'):
-            raise ConfigError(f'pooling is {self.pooling!r}: choose last, mean, max or attention')
         check_rates(self, 'dropout_rate')
 
     @property

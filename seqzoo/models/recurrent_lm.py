@@ -35,7 +35,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from seqzoo.layers.checks import check_rates, check_sizes
+from seqzoo.configuration.checks import check_rates, check_sizes
 from seqzoo.layers.embedding import Embedding, logit_bias
 from seqzoo.layers.linear import Linear
 from seqzoo.layers.mixture import MixtureConfig, MixtureOfExperts
@@ -92,6 +92,7 @@ class RecurrentLMConfig(ModelConfig):
 
     def __post_init__(self) -> None:
         """Checks the values."""
+        super().__post_init__()
         check_sizes(self, 'vocab_size', 'vocab_multiple', 'embed_dim')
         check_rates(self, 'embedding_dropout_rate')
         for name in ('activation_weight', 'temporal_activation_weight'):

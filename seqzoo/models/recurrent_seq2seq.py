@@ -39,8 +39,9 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from seqzoo.configuration.checks import check_rates, check_sizes
 from seqzoo.layers.attentive_steps import OpenCell
-from seqzoo.layers.checks import check_rates, check_sizes, check_tie
+from seqzoo.layers.checks import check_tie
 from seqzoo.layers.dropout import Dropout
 from seqzoo.layers.embedding import Embedding, logit_bias
 from seqzoo.layers.linear import Linear
@@ -131,6 +132,7 @@ class RecurrentSeq2SeqConfig(ModelConfig):
 
     def __post_init__(self) -> None:
         """Checks the values."""
+        super().__post_init__()
         check_sizes(self, 'num_layers', 'embed_dim', 'vocab_multiple', 'attention_window')
         check_sizes(self, 'vocab_size', 'source_vocab_size', 'attention_dim', 'maxout_dim')
         check_rates(self, 'dropout_rate')

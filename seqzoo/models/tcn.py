@@ -27,7 +27,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from seqzoo.layers.checks import check_rates, check_sizes
+from seqzoo.configuration.checks import check_rates, check_sizes
 from seqzoo.layers.convolution import Rows, SequenceConvolution, history, rows_of
 from seqzoo.layers.embedding import Embedding, logit_bias
 from seqzoo.layers.inputs import Inputs, Tokens, embed
@@ -277,6 +277,7 @@ class TCNConfig(ModelConfig):
 
     def __post_init__(self) -> None:
         """Checks the values."""
+        super().__post_init__()
         check_sizes(self, 'vocab_size', 'vocab_multiple', 'embed_dim')
         check_rates(self, 'embedding_dropout_rate', 'token_dropout_rate')
         if self.tie and self.embed_dim != self.layers.widths[-1]:

@@ -28,14 +28,9 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from seqzoo.configuration.checks import check_rates, check_sizes
 from seqzoo.layers.attention import Implementation
-from seqzoo.layers.checks import (
-    check_attention_dropout,
-    check_heads,
-    check_rates,
-    check_sizes,
-    check_tie,
-)
+from seqzoo.layers.checks import check_attention_dropout, check_heads, check_tie
 from seqzoo.layers.dropout import Dropout
 from seqzoo.layers.embedding import Embedding, logit_bias
 from seqzoo.layers.feedforward import Activation
@@ -141,9 +136,11 @@ class TransformerConfig(ModelConfig):
     attention_implementation: Implementation = 'auto'
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_sizes(self, 'num_layers', 'embed_dim', 'mlp_dim', 'num_heads', 'vocab_multiple')
         optional = ('num_encoder_layers', 'num_decoder_layers', 'key_dim', 'value_dim')
         check_sizes(self, *optional, 'vocab_size', 'source_vocab_size', 'max_length')
+        check_sizes(self, 'norm_epsilon', least=0)
         check_rates(self, 'dropout_rate', 'attention_dropout_rate', 'mlp_dropout_rate')
         if None in (self.key_dim, self.value_dim):
             check_heads(self, 'key_dim and value_dim')

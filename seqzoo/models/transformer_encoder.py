@@ -21,8 +21,9 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from seqzoo.configuration.checks import check_rates, check_sizes
 from seqzoo.layers.attention import Implementation
-from seqzoo.layers.checks import check_attention_dropout, check_heads, check_rates, check_sizes
+from seqzoo.layers.checks import check_attention_dropout, check_heads
 from seqzoo.layers.dropout import Dropout
 from seqzoo.layers.feedforward import Activation
 from seqzoo.layers.inputs import Inputs, Tokens, embed
@@ -31,7 +32,7 @@ from seqzoo.layers.normalization import LayerNorm
 from seqzoo.layers.positions import positions_in_segments, sinusoids
 from seqzoo.layers.stack import Remat, Stack
 from seqzoo.layers.transformer_layers import CausalLayer, Context, EncoderLayer, LayerConfig, Norm
-from seqzoo.models.base import ConfigError, EncoderConfig, EncoderOutput
+from seqzoo.models.base import EncoderConfig, EncoderOutput
 from seqzoo.models.flops import Flops, attention_layer_flops, inputs_flops, matmul_flops
 from seqzoo.parallel.axes import constrain
 
@@ -75,9 +76,9 @@ class TransformerEncoderConfig(EncoderConfig):
 
     def __post_init__(self) -> None:
         """Checks the values."""
-        if self.direction not in ('both', 'forward'):
-            raise ConfigError(f'direction is {self.direction!r}: choose both or forward')
+        super().__post_init__()
         check_sizes(self, 'num_layers', 'embed_dim', 'num_heads', 'mlp_dim')
+        check_sizes(self, 'norm_epsilon', least=0)
         check_rates(self, 'dropout_rate', 'attention_dropout_rate')
         check_heads(self)
         check_attention_dropout(self)

@@ -30,7 +30,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from seqzoo.layers.checks import check_rates, check_sizes
+from seqzoo.configuration.checks import check_rates, check_sizes
 from seqzoo.layers.convolution import (
     Rows,
     SequenceConvolution,
@@ -92,6 +92,7 @@ class WaveNetConfig(ModelConfig):
 
     def __post_init__(self) -> None:
         """Checks the values."""
+        super().__post_init__()
         widths = ('residual_dim', 'gate_dim', 'skip_dim')
         check_sizes(self, 'vocab_size', 'num_cycles', 'first_window', *widths)
         check_sizes(self, 'num_classes', 'class_dim', 'local_dim')

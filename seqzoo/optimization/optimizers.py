@@ -5,12 +5,16 @@ the optimizer.
 """
 
 import abc
+import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
+
+from seqzoo.configuration.checks import check_rates, check_sizes, check_types
+from seqzoo.errors import ConfigError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,6 +28,15 @@ class Optimizer(abc.ABC):
 
     clip_norm: float | None = None
     clip_value: float | None = None
+
+    def __post_init__(self) -> None:
+        check_types(self)
+        names = {field.name for field in dataclasses.fields(self)}
+        check_rates(self, *names.intersection(('beta1', 'beta2', 'momentum', 'decay_rate', 'rho')))
+        check_sizes(self, *names.intersection(('weight_decay', 'initial', 'epsilon')), least=0)
+        for name in ('clip_norm', 'clip_value'):
+            if (bound := getattr(self, name)) is not None and not bound > 0:
+                raise ConfigError(f'{name} is {bound}: give a bound above 0, or none')
 
     @abc.abstractmethod
     def direction(self) -> optax.GradientTransformation:

@@ -4,6 +4,7 @@ Update numbers start at 0; papers count from 1, so formulas below use n = update
 """
 
 import abc
+import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -12,12 +13,22 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from seqzoo.configuration.checks import check_sizes, check_types
+from seqzoo.errors import ConfigError
+
 ScheduleFunction = Callable[[jax.Array | int], Any]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Schedule(abc.ABC):
     """A learning rate as a function of the update."""
+
+    def __post_init__(self) -> None:
+        check_types(self)
+        # Which of these a schedule has is its own affair, what they may be is not.
+        names = {field.name for field in dataclasses.fields(self)}
+        not_negative = ('peak', 'initial', 'final', 'rate', 'factor', 'warmup_steps')
+        check_sizes(self, *names.intersection(not_negative), least=0)
 
     @abc.abstractmethod
     def build(self, steps_per_epoch: int) -> ScheduleFunction:
@@ -37,6 +48,10 @@ class Noam(Schedule):
     warmup_steps: int = 4000
     factor: float = 1.0
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_sizes(self, 'embed_dim', 'warmup_steps')
+
     def build(self, steps_per_epoch: int) -> ScheduleFunction:
         def rate(step: jax.Array | int) -> jax.Array:
             n = jnp.asarray(step, jnp.float32) + 1.0
@@ -53,6 +68,10 @@ class InverseSquareRoot(Schedule):
     peak: float = 5e-4
     warmup_steps: int = 4000
     initial: float = 1e-7
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_sizes(self, 'warmup_steps')
 
     def build(self, steps_per_epoch: int) -> ScheduleFunction:
         def rate(step: jax.Array | int) -> jax.Array:
@@ -74,6 +93,10 @@ class Cosine(Schedule):
     decay_steps: int = 10_000
     final: float = 0.0
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _check_decay(self.warmup_steps, self.decay_steps)
+
     @property
     def zero_from(self) -> int | None:
         return self.decay_steps if self.final == 0 else None
@@ -92,6 +115,10 @@ class Linear(Schedule):
     warmup_steps: int = 100
     decay_steps: int = 10_000
     final: float = 0.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _check_decay(self.warmup_steps, self.decay_steps)
 
     @property
     def zero_from(self) -> int | None:
@@ -126,6 +153,11 @@ class EpochDecay(Schedule):
     constant_epochs: int = 4
     divisor: float = 2.0
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_sizes(self, 'constant_epochs', least=0)
+        check_sizes(self, 'divisor')
+
     def build(self, steps_per_epoch: int) -> ScheduleFunction:
         def rate(step: jax.Array | int) -> jax.Array:
             epoch = jnp.asarray(step) // steps_per_epoch
@@ -133,3 +165,11 @@ class EpochDecay(Schedule):
             return self.rate * self.divisor**-decays
 
         return rate
+
+
+def _check_decay(warmup_steps: int, decay_steps: int) -> None:
+    if decay_steps <= warmup_steps:
+        raise ConfigError(
+            f'decay_steps is {decay_steps}, but the warm-up alone takes {warmup_steps}: the rate '
+            'falls from there to decay_steps, which has to lie behind it'
+        )

@@ -64,6 +64,7 @@ class AudioModeling(ColumnTask):
     levels: int = 256
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not 2 <= self.levels <= 65_536:
             raise UserError(f'task.levels is {self.levels}; choose 2 to 65536, 256 is usual.')
 

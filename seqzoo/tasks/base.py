@@ -17,8 +17,9 @@ import numpy as np
 from flax import linen as nn
 from jax.sharding import Mesh
 
+from seqzoo.configuration.checks import check_sizes, check_types
 from seqzoo.data.batching import ArraySpec, BatchConfig
-from seqzoo.errors import UserError
+from seqzoo.errors import ConfigError, UserError
 from seqzoo.models.base import ModelConfig
 from seqzoo.parallel.compile import compile_for_carried_rows, compile_for_rows
 from seqzoo.parallel.mesh import put_rows
@@ -87,12 +88,11 @@ class Decoding:
     banned: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
-        if self.method not in ('beam', 'greedy', 'sample'):
-            raise UserError(
-                f"decode.method must be 'beam', 'greedy' or 'sample', not {self.method!r}."
-            )
-        if self.beams < 1 or self.rows < 1 or self.n_best < 1:
-            raise UserError('decode.beams, decode.rows and decode.n_best must be at least 1.')
+        check_types(self)
+        check_sizes(self, 'beams', 'rows', 'n_best', 'top_k')
+        check_sizes(self, 'extra_length', 'temperature', least=0)
+        if self.top_p is not None and not 0 < self.top_p <= 1:
+            raise ConfigError(f'top_p is {self.top_p}: a share of the probability lies in (0, 1]')
         if self.method == 'greedy' and self.n_best > 1:
             raise UserError(
                 'Greedy search has one output; take --decode.method beam or sample for several.'
@@ -208,6 +208,9 @@ class Prepared(abc.ABC):
 
 class Task(abc.ABC):
     """One kind of problem. Subclasses are frozen dataclasses."""
+
+    def __post_init__(self) -> None:
+        check_types(self)
 
     @property
     @abc.abstractmethod

@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
+from seqzoo.configuration.checks import check_rates
 from seqzoo.data.columns import Column, Columns, Fixed, Ragged
 from seqzoo.data.labelled import Labelled, LabelledData
 from seqzoo.data.labelled_texts import Imdb
@@ -50,6 +51,10 @@ class Classification(LabelingTask):
 
     corpus: LabelledData
     label_smoothing: float = 0.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_rates(self, 'label_smoothing')
 
     @property
     def data_name(self) -> str:
@@ -212,6 +217,7 @@ class TextClassification(Classification):
     bytes: int = 0
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_bytes('task', self.bytes)
 
     @property

@@ -101,6 +101,7 @@ class Forecasting(ColumnTask):
     interval: float = 0.9
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         """Checks the values."""
         if not 1 <= self.context < self.window:
             raise UserError(
@@ -109,8 +110,6 @@ class Forecasting(ColumnTask):
             )
         if self.stride < 1:
             raise UserError(f'task.stride must be at least 1, not {self.stride}.')
-        if self.reads not in ('values', 'changes', 'both'):
-            raise UserError(f'task.reads is {self.reads!r}; choose values, changes or both.')
         if not 0 < self.interval < 1:
             raise UserError(f'task.interval must lie between 0 and 1, not {self.interval}.')
 

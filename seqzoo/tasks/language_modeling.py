@@ -121,10 +121,7 @@ class LanguageModeling(Task):
     judged_by: ClassVar[tuple[str, ...]] = ('loss',)
 
     def __post_init__(self) -> None:
-        if self.order not in ('streams', 'windows'):
-            raise UserError(f"task.order must be 'streams' or 'windows', not {self.order!r}.")
-        if self.documents not in ('joined', 'lines'):
-            raise UserError(f"task.documents must be 'joined' or 'lines', not {self.documents!r}.")
+        super().__post_init__()
         if self.documents == 'lines' and not getattr(self.tokenizer, 'lines_end', True):
             raise UserError(
                 "task.documents 'lines' keeps lines apart, but the tokenizer folds their ends into "

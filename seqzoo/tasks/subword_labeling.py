@@ -167,6 +167,7 @@ class SubwordClassification(ReadsPieces, Classification):
     language_model_weight: float = 0.0
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.max_length < 5:
             raise UserError(f'task.max_length is {self.max_length}; choose at least 5')
         if self.language_model_weight < 0:

@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
+from seqzoo.configuration.checks import check_rates
 from seqzoo.data.columns import Columns, Ragged
 from seqzoo.data.labelled import Tagged, TaggedData
 from seqzoo.data.tagged import UniversalDependencies
@@ -38,6 +39,10 @@ class TagTask(LabelingTask):
 
     corpus: TaggedData = field(default_factory=UniversalDependencies)
     label_smoothing: float = 0.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_rates(self, 'label_smoothing')
 
     @property
     def data_name(self) -> str:

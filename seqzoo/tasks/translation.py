@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
+from seqzoo.configuration.checks import check_rates
 from seqzoo.data.batching import ArraySpec, BatchConfig
 from seqzoo.data.bucketing import EvaluationPlan
 from seqzoo.data.corpora import Corpus, TextFiles
@@ -100,6 +101,10 @@ class Translation(Task):
     tokenizer: TokenizerConfig | MarianPieces = field(default_factory=TokenizerConfig)
     label_smoothing: float = 0.1
     bleu_tokenizer: Literal['13a', 'intl', 'char', 'zh', 'ja-mecab', 'ko-mecab', 'none'] = '13a'
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_rates(self, 'label_smoothing')
 
     @property
     def data_name(self) -> str:

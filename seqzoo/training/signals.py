@@ -75,8 +75,14 @@ class StopRequest:
         self._former = {}
 
     def note(self) -> None:
-        """From now on the first signal is noted and ends nothing by itself."""
+        """From now on the first signal is noted and ends nothing by itself.
+
+        A signal that came before ends what goes on now at the latest: an exception that a handler
+        raises while Python runs a callback or a finaliser is printed, and lost.
+        """
         self._at_once = False
+        if self._requested and not self._several:
+            raise KeyboardInterrupt if self._requested == 'interrupted' else Stopped('preempted')
 
     @property
     def status(self) -> Status | None:
@@ -123,12 +129,13 @@ class StopRequest:
         self._former[number] = signal.signal(number, handler)
 
     def _on_interrupt(self, number: int, frame: FrameType | None) -> None:
-        if self._requested == 'interrupted' or self._at_once:
+        again, self._requested = self._requested == 'interrupted', 'interrupted'
+        if again or self._at_once:
             raise KeyboardInterrupt
         self.request('interrupted')
 
     def _on_terminate(self, number: int, frame: FrameType | None) -> None:
-        if self._at_once:
-            raise Stopped('preempted')
         # Ctrl-C followed by a launcher's SIGTERM stays an interruption.
         self._requested = self._requested or 'preempted'
+        if self._at_once:
+            raise Stopped(self._requested)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from seqzoo.analysis.apart import Outcome
 from seqzoo.analysis.slices import parse_topology
 from seqzoo.errors import UserError
 
@@ -104,3 +105,32 @@ def test_what_no_slice_holds_is_said(table):
         'too_small': [{'topology': 'v5e:1x1', 'refused': 'uneven'}],
     }  # fmt: skip
     assert 'none of v5e:1x1' in table.markdown([row])
+
+
+def test_where_the_compiler_aborts_or_refuses_the_next_slice_is_tried(table, monkeypatch):
+    answers = iter(
+        [
+            UserError('the compiler gave up'),
+            Outcome(2, '', 'seqzoo: the rows do not divide'),
+            Outcome(2, json.dumps({'fits': False, 'memory': {'total': 2}, 'remedy': ''}), ''),
+            Outcome(0, json.dumps({'fits': True, 'topology': 'v5p:2x4x4'}), ''),
+        ]
+    )
+
+    def run_apart(words):
+        assert words[0] == 'compile'
+        answer = next(answers)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    monkeypatch.setattr(table, 'run_apart', run_apart)
+    (row,) = (row for row in table.rows() if row.name == 'gpt3_2_7b')
+    kept = []
+    found = table.compile_row(row, [], lambda tried: kept.append(len(tried)))
+    assert kept == [1, 2, 3]
+    assert [one.get('refused') for one in found['too_small']] == [
+        'the compiler gave up', 'the rows do not divide', None,
+    ]  # fmt: skip
+    assert found['topology'] == 'v5p:2x4x4'
+    assert found['parameters'] > 2.6e9

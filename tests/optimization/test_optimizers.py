@@ -1,10 +1,13 @@
 """Optimizers against updates written out, and weight decay where it belongs."""
 
+import re
+
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
 
+from seqzoo.errors import ConfigError
 from seqzoo.optimization.optimizers import SGD, Adadelta, Adafactor, Adagrad, Adam, RMSProp
 
 
@@ -99,3 +102,21 @@ def test_the_others_go_downhill(optimizer):
     for _ in range(3):
         params = run(optimizer, [{'kernel': params['kernel']}] * 5, params)
     assert np.abs(params['kernel']).max() < 3.0
+
+
+@pytest.mark.parametrize(
+    ('build', 'said'),
+    [
+        (lambda: Adam(beta1=2.0), 'beta1 is 2.0'),
+        (lambda: Adam(beta2=1.0), 'beta2 is 1.0'),
+        (lambda: Adam(epsilon=-1e-9), 'epsilon is -1e-09'),
+        (lambda: Adam(clip_norm=0.0), 'clip_norm is 0.0'),
+        (lambda: SGD(clip_value=float('nan')), 'clip_value is nan'),
+        (lambda: SGD(momentum=1.5), 'momentum is 1.5'),
+        (lambda: SGD(weight_decay=-0.1), 'weight_decay is -0.1'),
+        (lambda: Adam(beta1='0.9'), "beta1 is '0.9': it must be a number"),
+    ],
+)
+def test_an_optimizer_that_cannot_be_is_refused(build, said):
+    with pytest.raises(ConfigError, match=re.escape(said)):
+        build()

@@ -1,10 +1,12 @@
 """Schedules at the points where papers state them."""
 
 import math
+import re
 
 import numpy as np
 import pytest
 
+from seqzoo.errors import ConfigError
 from seqzoo.optimization.schedules import (
     Constant,
     Cosine,
@@ -50,3 +52,30 @@ def test_epoch_decay_counts_epochs():
 def test_constant_may_warm_up():
     assert float(Constant(rate=0.3).build(1)(0)) == pytest.approx(0.3)
     assert math.isclose(float(Constant(rate=0.3, warmup_steps=10).build(1)(5)), 0.15, rel_tol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ('build', 'said'),
+    [
+        (lambda: InverseSquareRoot(warmup_steps=0), 'warmup_steps is 0'),
+        (lambda: InverseSquareRoot(warmup_steps=-5), 'warmup_steps is -5'),
+        (lambda: Noam(warmup_steps=0), 'warmup_steps is 0'),
+        (lambda: Noam(embed_dim=0), 'embed_dim is 0'),
+        (lambda: Cosine(warmup_steps=100, decay_steps=50), 'decay_steps is 50'),
+        (lambda: Linear(warmup_steps=100, decay_steps=100), 'decay_steps is 100'),
+        (lambda: Linear(warmup_steps=-1), 'warmup_steps is -1'),
+        (lambda: Cosine(peak=-1e-3), 'peak is -0.001'),
+        (lambda: Constant(rate=float('nan')), 'rate is nan'),
+        (lambda: EpochDecay(divisor=0.5), 'divisor is 0.5'),
+        (lambda: EpochDecay(constant_epochs=-1), 'constant_epochs is -1'),
+    ],
+)
+def test_a_schedule_that_cannot_be_is_refused(build, said):
+    with pytest.raises(ConfigError, match=re.escape(said)):
+        build()
+
+
+@pytest.mark.parametrize('kind', [Cosine, Linear, Constant])
+def test_these_do_without_a_warm_up(kind):
+    rate = kind(warmup_steps=0).build(10)
+    assert float(rate(0)) == pytest.approx(1e-3)

@@ -237,7 +237,7 @@ def test_a_model_that_sees_the_future_is_refused(tmp_path):
     [
         ({'context': 16, 'window': 16}, 'less than task.window'),
         ({'stride': 0}, 'stride'),
-        ({'reads': 'all'}, 'choose values, changes or both'),
+        ({'reads': 'all'}, 'must be values or changes or both'),
         ({'interval': 1.0}, 'between 0 and 1'),
     ],
 )

@@ -32,13 +32,28 @@ def test_a_signal_asks_to_stop_after_the_step(number, status, code):
     ('number', 'raised'), [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, Stopped)]
 )
 def test_a_signal_before_there_is_anything_to_save_leaves_at_once(number, raised):
+    with StopRequest(at_once=True), pytest.raises(raised):
+        os.kill(os.getpid(), number)
     with StopRequest(at_once=True) as stop:
-        with pytest.raises(raised):
-            os.kill(os.getpid(), number)
-        assert not stop.requested
         stop.note()
         os.kill(os.getpid(), number)
         assert stop.after(1)
+
+
+@pytest.mark.filterwarnings('ignore::pytest.PytestUnraisableExceptionWarning')
+@pytest.mark.parametrize(
+    ('number', 'raised'), [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, Stopped)]
+)
+def test_a_signal_whose_exception_python_drops_is_not_lost(number, raised):
+    class Finalised:
+        def __del__(self):
+            os.kill(os.getpid(), number)  # what is raised here is printed, and no more
+
+    with StopRequest(at_once=True) as stop:
+        finalised = Finalised()
+        del finalised
+        with pytest.raises(raised):
+            stop.note()
 
 
 def test_a_second_interrupt_leaves_at_once():
