@@ -106,7 +106,10 @@ def encode_cached(
         cache_dir: where encoded splits are kept.
         announce: called with sentences about what is done, and how fast.
     """
-    name = hashlib.sha256((_fingerprint(text) + tokenizers.fingerprint).encode()).hexdigest()[:24]
+    made_of = _fingerprint(text) + tokenizers.fingerprint
+    if text.blank:  # what was kept before may hold pieces of blank lines
+        made_of += ' without blank lines'
+    name = hashlib.sha256(made_of.encode()).hexdigest()[:24]
     rate = _Rate(announce)
     stores = encode_pairs(
         text, tokenizers, directory=cache_dir / 'encoded' / name, key=name, progress=rate.more

@@ -11,6 +11,7 @@ from flax import linen as nn
 from seqzoo.data.batching import BatchConfig
 from seqzoo.data.bucketing import EvaluationPlan
 from seqzoo.data.pipeline import evaluation_batches
+from seqzoo.data.text_files import is_blank
 from seqzoo.data.token_store import TokenStore
 from seqzoo.data.tokenizers import TokenizerPair
 from seqzoo.decoding.base import Decoded
@@ -48,10 +49,10 @@ def translate(
 ) -> list[Prediction]:
     """Translates lines; one prediction a line, in order.
 
-    An empty line is translated by an empty line; no model is asked.
+    A blank line is translated by an empty line; no model is asked.
     """
     found = [Prediction('')] * len(lines)
-    wanted = [i for i, line in enumerate(lines) if line.strip()]
+    wanted = [i for i, line in enumerate(lines) if not is_blank(line)]
     if not wanted:
         return found
     encoded = tokenizers.source.encode_batch([lines[i] for i in wanted])
