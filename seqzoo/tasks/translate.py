@@ -38,6 +38,16 @@ def within_positions(batch: BatchConfig, model: nn.Module) -> BatchConfig:
     )
 
 
+def say_cut(count: int, longest: int) -> None:
+    """Warns of so many sentences of which only the first `longest` tokens are read."""
+    if count:
+        _log.warning(
+            '%d sentences are longer than %d tokens and were cut (batch.evaluation_max_length)',
+            count,
+            longest,
+        )
+
+
 def translate(
     runtime: Runtime,
     tokenizers: TokenizerPair,
@@ -66,12 +76,7 @@ def translate(
         packing=False,
     )
     plan = EvaluationPlan(store.lengths, None, by_rows)
-    if plan.selection.truncated:
-        _log.warning(
-            '%d sentences are longer than %d tokens and were cut (batch.evaluation_max_length)',
-            plan.selection.truncated,
-            max(shape.source_length for shape in plan.shapes),
-        )
+    say_cut(plan.selection.truncated, by_rows.longest_evaluated)
     share = row_share(runtime.mesh)
     batches = evaluation_batches(
         store,
