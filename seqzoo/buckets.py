@@ -15,7 +15,7 @@ import dataclasses
 import json
 import logging
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -194,6 +194,23 @@ class Mirror:
                 known[local] = {'stamp': now, 'generation': _generation(files.info(target))}
             self._remember(known)
 
+    def discard(self, names: Iterable[str]) -> None:
+        """Deletes files here and in the bucket; what is in neither is left out. Only what is gone
+        there too does not come back with the next `pull`.
+
+        Raises:
+            UserError: the bucket cannot be written.
+        """
+        with failures_named(self.address):
+            known, files = self._known(), filesystem()
+            bucket, start = split_address(self.address)
+            for name in names:
+                (self.folder / name).unlink(missing_ok=True)
+                if known.pop(name, None) is not None:
+                    with contextlib.suppress(FileNotFoundError):
+                        files.rm_file(f'{bucket}/{start}/{name}')
+            self._remember(known)
+
     @contextlib.contextmanager
     def pushed(self, seconds: float = PUSH_SECONDS) -> Iterator[None]:
         """Pushes now and then while its block runs, and at its end."""
@@ -271,6 +288,15 @@ def pull(folder: Path) -> None:
     """Brings what changed in the bucket that a folder mirrors, if it does."""
     if (mirror := Mirror.at(folder)) is not None:
         mirror.pull()
+
+
+def discard(folder: Path, names: Iterable[str]) -> None:
+    """Deletes files of a folder, and of the bucket that it mirrors, if it does."""
+    if (mirror := Mirror.at(folder)) is not None:
+        mirror.discard(names)
+    else:
+        for name in names:
+            (folder / name).unlink(missing_ok=True)
 
 
 # One object, read and replaced only as it was seen: what a lock is made of.

@@ -178,3 +178,19 @@ def test_the_checksums_of_a_bucket_are_those_of_the_store(store):
     assert damage(folder) == 'state/d/1 is not what was written'
     del store.objects['bucket', 'my runs/one/checkpoints/3/state/d/1']
     assert damage(folder) == 'state/d/1 is missing'
+
+
+def test_what_is_discarded_does_not_come_back_from_the_bucket(store, tmp_path):
+    here, there = (Mirror.of(RUN, tmp_path / name) for name in ('a', 'b'))
+    here.pull()
+    for name in ('old.model', 'new.model'):
+        (here.folder / name).write_text(name)
+    here.push()
+    there.pull()
+    (here.folder / 'unpushed').write_text('')
+    buckets.discard(here.folder, ['old.model', 'unpushed', 'never.there'])
+    assert store.names('bucket') == ['my runs/one/new.model']
+    for mirror in (here, there):
+        mirror.pull()
+        assert [path.name for path in buckets.held(mirror.folder)] == ['new.model']
+    buckets.discard(tmp_path, ['never.there'])

@@ -311,6 +311,13 @@ def test_predict_reads_and_writes_files(training: StandIn, tmp_path: Path) -> No
     source.write_bytes(b'\xef\xbb\xbfa\nb')
     assert seqzoo('predict', 'r', '--input', str(source), '--output', str(output)) == 0
     assert output.read_text() == 'A\nB\n'
+    packed = tmp_path / 'out.gz'
+    assert seqzoo('predict', 'r', '--input', str(source), '--output', str(packed)) == 0
+    assert gzip.decompress(packed.read_bytes()) == b'A\nB\n'
+    assert read_lines(packed) == ['A', 'B']
+    folder = tmp_path / 'folder.gz'
+    folder.mkdir()
+    assert seqzoo('predict', 'r', '--input', str(source), '--output', str(folder)) == 2
 
 
 def test_predict_gives_scores_and_n_best_lists(

@@ -7,8 +7,10 @@ from typing import Any
 import numpy as np
 
 from seqzoo.analysis.attention import AttentionWeights, attention_weights
-from seqzoo.data.tokenizers import TokenizerPair
+from seqzoo.data.tokenizers import PieceTokenizer, TokenizerPair
 from seqzoo.errors import UserError
+from seqzoo.tasks.sequence_search import position_limit
+from seqzoo.tasks.translate import within_positions
 
 _ROWS, _MULTIPLE = 32, 16  # few shapes, so few compilations
 
@@ -50,6 +52,9 @@ class AlignedPair:
 def align(run: Any, sources: Sequence[str], targets: Sequence[str]) -> Iterator[AlignedPair]:
     """One `AlignedPair` for each source and output, in order.
 
+    A source is cut where the search that translates it would cut it, and an output where the model
+    has no more positions.
+
     Args:
         run: a trained translation, `seqzoo.load_run(...)`.
         sources: lines of text.
@@ -58,25 +63,20 @@ def align(run: Any, sources: Sequence[str], targets: Sequence[str]) -> Iterator[
     Raises:
         UserError: the model does not attend, or does not translate.
     """
-    tokenizers = tokenizers_of(run)
+    tokenizers, limit = tokenizers_of(run), position_limit(run.runtime.model)
+    longest = within_positions(run.experiment.batch, run.runtime.model).longest_evaluated
     for start in range(0, len(sources), _ROWS):
         stop = start + _ROWS
-        source = [
-            [*ids, tokenizers.source.eos_id]
-            for ids in map(tokenizers.source.encode, sources[start:stop])
-        ]
-        target = [
-            [*ids, tokenizers.target.eos_id]
-            for ids in map(tokenizers.target.encode, targets[start:stop])
-        ]
+        source = _closed(tokenizers.source, sources[start:stop], longest)
+        target = _closed(tokenizers.target, targets[start:stop], limit)
         read = [[tokenizers.target.bos_id, *ids[:-1]] for ids in target]
         weights = attention_weights(
             run.runtime.model,
             run.params,
-            _padded(source),
-            _padded(read),
-            source_segments=_padded([[1] * len(ids) for ids in source]),
-            target_segments=_padded([[1] * len(ids) for ids in target]),
+            _padded(source, limit),
+            _padded(read, limit),
+            source_segments=_padded([[1] * len(ids) for ids in source], limit),
+            target_segments=_padded([[1] * len(ids) for ids in target], limit),
         )
         for row, (source_ids, target_ids) in enumerate(zip(source, target, strict=True)):
             yield AlignedPair(
@@ -98,8 +98,17 @@ def tokenizers_of(run: Any) -> TokenizerPair:
     return pair
 
 
-def _padded(rows: Sequence[Sequence[int]]) -> np.ndarray:
+def _closed(
+    tokenizer: PieceTokenizer, lines: Sequence[str], longest: int | None
+) -> list[list[int]]:
+    """The ids of some lines, each with its end mark, which counts among the `longest`."""
+    kept = None if longest is None else longest - 1
+    return [[*ids[:kept], tokenizer.eos_id] for ids in tokenizer.encode_batch(lines)]
+
+
+def _padded(rows: Sequence[Sequence[int]], limit: int | None) -> np.ndarray:
     length = -(-max(map(len, rows)) // _MULTIPLE) * _MULTIPLE
+    length = length if limit is None else min(length, limit)
     array = np.zeros((len(rows), length), np.int32)
     for number, ids in enumerate(rows):
         array[number, : len(ids)] = ids

@@ -29,6 +29,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Prints the plan and some batches."""
     experiment = load_config(arguments.config, arguments.overrides)
     from seqzoo.data.inspection import describe_plan
+    from seqzoo.training.lengths import refuse_long_rows
     from seqzoo.training.run import default_cache_dir, default_data_dir
 
     task, batch = experiment.task, experiment.batch
@@ -39,6 +40,7 @@ def run(arguments: argparse.Namespace) -> int:
         announce=print,
     )
     plan = task.plan(prepared, batch, experiment.seed)
+    refuse_long_rows(experiment, prepared, plan)
     print(describe_plan(plan))
     batches = task.batches(
         prepared, plan, start_step=arguments.step, row_multiple=1, process_index=0, process_count=1

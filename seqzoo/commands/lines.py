@@ -1,6 +1,7 @@
 """Lines of text in and out: UTF-8 whatever the locale says, one record per line, none lost."""
 
 import contextlib
+import gzip
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -26,7 +27,7 @@ def read_lines(path: Path | None) -> list[str]:
 
 @contextlib.contextmanager
 def open_output(path: Path | None) -> Iterator[TextIO]:
-    """A text file to write to, or standard output.
+    """A text file to write to, packed if its name ends in `.gz`, or standard output.
 
     Raises:
         UserError: the file cannot be written.
@@ -36,7 +37,8 @@ def open_output(path: Path | None) -> Iterator[TextIO]:
         return
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        file = path.open('w', encoding='utf-8', newline='\n')
+        packs = path.name.endswith('.gz')
+        file = (gzip.open if packs else open)(path, 'wt', encoding='utf-8', newline='\n')
     except OSError as error:
         raise UserError(f'{path} cannot be written: {error.strerror}') from error
     with file:

@@ -94,6 +94,11 @@ class BatchConfig:
                 f'batch.max_length {self.max_length}; raise it or leave it out'
             )
 
+    @property
+    def longest_evaluated(self) -> int:
+        """Where evaluation and prediction cut a sentence."""
+        return self.evaluation_max_length or 4 * self.max_length
+
     def _check_buckets(self, buckets: tuple[int, ...]) -> None:
         if not buckets or list(buckets) != sorted(set(buckets)) or buckets[0] < 1:
             raise UserError(f'batch.buckets is {buckets}; give positive lengths in ascending order')

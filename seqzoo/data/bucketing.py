@@ -179,7 +179,7 @@ class EvaluationPlan:
             )
         if len(source) == 0:
             raise UserError('there is nothing to evaluate: the input has no lines')
-        limit = config.evaluation_max_length or 4 * config.max_length
+        limit = config.longest_evaluated
         longer = np.maximum(source, target)
         self.selection = Selection(
             ids=np.arange(len(source), dtype=np.int32),

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
+from seqzoo import buckets
 from seqzoo.data.marian_tokenizer import MARIAN_SETTINGS, MarianTokenizer, MarianVocabulary
 from seqzoo.data.pipeline import LineEncoder, PairStores, encode_lines, encode_pairs
 from seqzoo.data.subwords import SETTINGS as SUBWORDS
@@ -36,6 +37,8 @@ _SAY_EVERY = 1_000_000  # lines
 
 _ONE, _TWO = 'tokenizer.model', ('source_tokenizer.model', 'target_tokenizer.model')
 _CLOSED, _WORDPIECE = 'vocabulary.json', 'wordpiece.json'
+# What a folder holds is read off the first of these that is there.
+_TELLING = (MARIAN_SETTINGS, _CLOSED, SUBWORDS, _WORDPIECE, _ONE, *_TWO)
 
 # What cuts the running text of a language model.
 TextTokenizer = Tokenizer | Vocabulary | WordPiece | SubwordTokenizer
@@ -49,14 +52,26 @@ def save_tokenizers(pair: TokenizerPair, folder: Path) -> None:
     source, target = pair.source, pair.target
     if isinstance(source, MarianTokenizer):
         source.vocabulary.save(folder)
+        _discard_all_but(folder, MARIAN_SETTINGS)
         return
     assert isinstance(source, Tokenizer)
     assert isinstance(target, Tokenizer)
     if source is target:
         source.save(folder / _ONE)
+        _discard_all_but(folder, _ONE)
     else:
         source.save(folder / _TWO[0])
         target.save(folder / _TWO[1])
+        _discard_all_but(folder, *_TWO)
+
+
+def _discard_all_but(folder: Path, *kept: str) -> None:
+    """Removes tokenizers that were written before: a run that never came to its first checkpoint
+    may begin anew with another one, and the old one must not be taken for it.
+    """
+    others = [name for name in _TELLING if name not in kept]
+    settings = [f'{name}.json' for name in others if name.endswith('.model')]
+    buckets.discard(folder, [*others, *settings])
 
 
 def load_tokenizers(folder: Path) -> TokenizerPair:
@@ -91,7 +106,10 @@ def encode_cached(
         cache_dir: where encoded splits are kept.
         announce: called with sentences about what is done, and how fast.
     """
-    name = hashlib.sha256((_fingerprint(text) + tokenizers.fingerprint).encode()).hexdigest()[:24]
+    made_of = _fingerprint(text) + tokenizers.fingerprint
+    if text.blank:  # what was kept before may hold pieces of blank lines
+        made_of += ' without blank lines'
+    name = hashlib.sha256(made_of.encode()).hexdigest()[:24]
     rate = _Rate(announce)
     stores = encode_pairs(
         text, tokenizers, directory=cache_dir / 'encoded' / name, key=name, progress=rate.more
@@ -157,9 +175,11 @@ def save_text_tokenizer(tokenizer: TextTokenizer, folder: Path) -> None:
     """Writes what `load_text_tokenizer` reads into a run."""
     if isinstance(tokenizer, SubwordTokenizer):
         tokenizer.save(folder)
+        _discard_all_but(folder, SUBWORDS)
         return
-    names = {Tokenizer: _ONE, WordPiece: _WORDPIECE, Vocabulary: _CLOSED}
-    tokenizer.save(folder / names[type(tokenizer)])
+    name = {Tokenizer: _ONE, WordPiece: _WORDPIECE, Vocabulary: _CLOSED}[type(tokenizer)]
+    tokenizer.save(folder / name)
+    _discard_all_but(folder, name)
 
 
 def load_text_tokenizer(folder: Path) -> TextTokenizer:

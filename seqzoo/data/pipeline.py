@@ -25,7 +25,7 @@ from seqzoo.data.batching import (
 from seqzoo.data.bucketing import BucketPlan, EvaluationPlan
 from seqzoo.data.packing import PackPlan
 from seqzoo.data.parallel_encoding import LineEncoder, encode_in_chunks, workers_for
-from seqzoo.data.text_files import ParallelText
+from seqzoo.data.text_files import BlankAsEmpty, Lines, ParallelText
 from seqzoo.data.token_store import TokenStore, TokenStoreWriter
 from seqzoo.data.tokenizers import Tokenizer, TokenizerPair
 from seqzoo.errors import UserError
@@ -137,17 +137,22 @@ def encode_pairs(
     key: str = '',
     progress: Callable[[int], None] = lambda lines: None,
 ) -> PairStores:
-    """Both sides of a corpus as token ids; see `encode_lines`. Sentence n is line n."""
-    folders = [
-        None if directory is None else Path(directory) / side for side in ('source', 'target')
-    ]
+    """Both sides of a corpus as token ids; see `encode_lines`. Sentence n is line n; of a blank
+    line it has no ids.
+    """
+
+    def side(name: str, lines: Lines, tokenizer: LineEncoder) -> TokenStore:
+        return encode_lines(
+            BlankAsEmpty(lines),
+            tokenizer,
+            directory=None if directory is None else Path(directory) / name,
+            key=key,
+            progress=progress,
+        )
+
     return PairStores(
-        source=encode_lines(
-            text.source, tokenizers.source, directory=folders[0], key=key, progress=progress
-        ),
-        target=encode_lines(
-            text.target, tokenizers.target, directory=folders[1], key=key, progress=progress
-        ),
+        source=side('source', text.source, tokenizers.source),
+        target=side('target', text.target, tokenizers.target),
     )
 
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, TypeVar
 import numpy as np
 
 from seqzoo.data.public_files import PublicFile, see_to
-from seqzoo.data.text_files import FileLines, Lines, find_text_file, read_lines
+from seqzoo.data.text_files import FileLines, Lines, find_text_file, is_blank, read_lines
 from seqzoo.errors import UserError
 
 if TYPE_CHECKING:
@@ -147,7 +147,7 @@ class SplitFiles(PlainText):
         if not names:
             raise UserError(f'{self.name} has no {split} split; task.corpus.{split} names no file')
         found = _Chain(tuple(_counted(self._find(folder, name, split)) for name in names))
-        if not any(line and not line.isspace() for line in found):
+        if all(map(is_blank, found)):
             raise UserError(f'{folder / names[0]}: the {split} split is empty; check the file')
         return found
 
@@ -189,7 +189,7 @@ class CutFile(PlainText):
             'test': (train + self.dev_share, 1.0),
         }
         found = _Range(path, *_cuts(path, self._of(split, shares), *self._body(path)))
-        if not any(line and not line.isspace() for line in found):
+        if all(map(is_blank, found)):
             raise UserError(
                 f'{path}: its {split} part is empty (corpus.dev_share {self.dev_share:g}, '
                 f'corpus.test_share {self.test_share:g}); the file must be longer, or the share '

@@ -6,6 +6,7 @@ error.
 """
 
 import gzip
+import re
 import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -15,6 +16,8 @@ from typing import BinaryIO, Literal, Protocol, cast
 from seqzoo.errors import UserError
 
 _BYTE_ORDER_MARK = b'\xef\xbb\xbf'
+# White space of any script, and what takes no space at all.
+_BLANK = re.compile(r'[\s\u200b\u2060\ufeff]*')
 
 
 class Lines(Protocol):
@@ -44,6 +47,24 @@ class FileLines:
         return read_lines(self.path)
 
 
+@dataclass(frozen=True)
+class BlankAsEmpty:
+    """Lines of which the blank ones are empty: a tokenizer may have pieces for white space, but no
+    sentence is made of them alone.
+
+    Attributes:
+        lines: what they are read from.
+    """
+
+    lines: Lines
+
+    def __len__(self) -> int:
+        return len(self.lines)
+
+    def __iter__(self) -> Iterator[str]:
+        return ('' if is_blank(line) else line for line in self.lines)
+
+
 @dataclass(frozen=True, kw_only=True)
 class ParallelText:
     """Two sides of a corpus, line n of one translating line n of the other.
@@ -52,9 +73,9 @@ class ParallelText:
         source: lines of the source language.
         target: lines of the target language, as many.
         name: what to call it in messages.
-        blank: pairs of which at least one side is empty or white space. They are still part of
-            `source` and `target`: line numbers stay those of the files, and
-            `BatchConfig.empty_lines` decides whether training uses them.
+        blank: pairs of which at least one side `is_blank`. They are still part of `source` and
+            `target`: line numbers stay those of the files, and `BatchConfig.empty_lines` decides
+            whether training uses them.
     """
 
     source: Lines
@@ -77,7 +98,7 @@ class ParallelText:
 
     def without_blank(self) -> 'ParallelText':
         """The pairs of which neither side is blank, held in memory; for small corpora."""
-        kept = [pair for pair in self if pair[0].strip() and pair[1].strip()]
+        kept = [pair for pair in self if not any(map(is_blank, pair))]
         return ParallelText(
             source=[source for source, _ in kept],
             target=[target for _, target in kept],
@@ -105,6 +126,11 @@ class TextLayout:
     def stem(self, split: str) -> str:
         """The file stem of a split."""
         return {'train': self.train, 'dev': self.dev, 'test': self.test}.get(split, split)
+
+
+def is_blank(line: str) -> bool:
+    """Whether a line shows nothing: it is empty, or white space of any kind."""
+    return _BLANK.fullmatch(line) is not None
 
 
 def read_lines(path: str | Path) -> Iterator[str]:
@@ -222,7 +248,7 @@ def _check_sides(source: Path, target: Path) -> tuple[tuple[int, int], int]:
             counts[side] += line is not None
         if None in pair:
             break
-        blank += not all(line and not line.isspace() for line in pair)
+        blank += any(line is not None and is_blank(line) for line in pair)
     for side in (0, 1):  # the longer one, to say how long it is
         counts[side] += sum(1 for _ in lines[side])
     return (counts[0], counts[1]), blank

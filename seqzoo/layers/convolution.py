@@ -7,6 +7,7 @@ of a packed row, and resumable: what a causal one needs of the past are its last
 that an earlier one left; a single new step is one small matrix product, whatever came before.
 """
 
+from collections.abc import Callable
 from typing import Any, Literal
 
 import flax.struct
@@ -102,6 +103,13 @@ def loops_cost_nothing() -> bool:
     takes eight times as long with its sets in a loop.
     """
     return target_platform() != 'cpu'
+
+
+def is_slow_in_loops(function: Callable[..., Any], *arguments: Any) -> bool:
+    """Whether a function holds convolutions, and loops over it would cost something."""
+    if loops_cost_nothing():
+        return False
+    return 'conv_general_dilated' in str(jax.make_jaxpr(function)(*arguments))
 
 
 def glu(x: jax.Array) -> jax.Array:

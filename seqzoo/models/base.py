@@ -5,7 +5,7 @@ tokenizer or a batch.
 """
 
 import abc
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, ClassVar, Literal, Protocol, Self, runtime_checkable
 
 import flax.struct
@@ -66,6 +66,15 @@ class ModelConfig(abc.ABC):
         configuration of that part.
         """
         return ()
+
+    @property
+    def longest_row(self) -> int | None:
+        """Positions that it can tell apart, by default as many as its parts can; `None`: any
+        number.
+        """
+        parts = (getattr(self, field.name) for field in fields(self))
+        limits = [part.longest_row for part in parts if isinstance(part, ModelConfig)]
+        return min((limit for limit in limits if limit is not None), default=None)
 
 
 @flax.struct.dataclass
@@ -237,11 +246,6 @@ class MaskedLMConfig(ModelConfig):
     @abc.abstractmethod
     def has_next_sentence(self) -> bool:
         """Whether it says if two sentences follow each other."""
-
-    @property
-    @abc.abstractmethod
-    def longest_row(self) -> int | None:
-        """Positions that it can tell apart; `None`: any number."""
 
 
 class Labeler(Protocol):

@@ -157,6 +157,10 @@ class BertConfig(EncoderConfig):
             kernel_init=self.kernel_init(),
         )
 
+    @property
+    def longest_row(self) -> int:
+        return self.max_length
+
     @classmethod
     def tiny(cls) -> Self:
         """Two layers, 16 wide."""
@@ -278,10 +282,6 @@ class BertPretrainingConfig(MaskedLMConfig):
     @property
     def has_next_sentence(self) -> bool:
         return self.next_sentence
-
-    @property
-    def longest_row(self) -> int:
-        return self.encoder.max_length
 
     @property
     def backbone(self) -> tuple[str, ...]:

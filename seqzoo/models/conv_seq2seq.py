@@ -129,6 +129,10 @@ class ConvS2SConfig(ModelConfig):
             )
         return ConvS2S(self)
 
+    @property
+    def longest_row(self) -> int | None:
+        return self.max_length if self.positions == 'learned' else None
+
     @classmethod
     def tiny(cls) -> Self:
         """Two layers of unlike widths below one that attends."""

@@ -51,6 +51,10 @@ class DenseConfig(LabelingConfig):
             raise ConfigError('max_length and every width in hidden_dims must be at least 1')
         check_rates(self, 'dropout_rate')
 
+    @property
+    def longest_row(self) -> int:
+        return self.max_length
+
     def build(self) -> 'Dense':
         """The module. Raises `ConfigError` while a size is open."""
         self.known_outputs()

@@ -215,6 +215,10 @@ class GPTConfig(ModelConfig):
             for band in self.attention_bands
         )
 
+    @property
+    def longest_row(self) -> int | None:
+        return self.max_length if self.positions == 'learned' else None
+
     @classmethod
     def tiny(cls) -> Self:
         """Two banded layers, 16 wide."""

@@ -176,6 +176,10 @@ class TransformerConfig(ModelConfig):
             attention_implementation=self.attention_implementation,
         )
 
+    @property
+    def longest_row(self) -> int | None:
+        return self.max_length if self.positions == 'learned' else None
+
     @classmethod
     def tiny(cls) -> Self:
         """Two layers, 16 wide."""

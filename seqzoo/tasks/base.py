@@ -280,6 +280,13 @@ class Task(abc.ABC):
     def plan(self, prepared: Prepared, batch: BatchConfig, seed: int) -> Any:
         """The batch plan of the training split."""
 
+    def longest_evaluated(self, prepared: Prepared, split: str, batch: BatchConfig) -> int:
+        """The length of the longest batch by which a split is evaluated; 0 where it is cut to what
+        the model can read.
+        """
+        del prepared, split, batch
+        return 0
+
     def nominal_plan(self, batch: BatchConfig) -> Any:
         """A plan of the shapes that batches will have, made without any data: of examples of every
         length. It has all buckets, `batch_specs` and `first_carry` take it, and nothing is read.

@@ -214,6 +214,10 @@ class ColumnTask(Task):
     def plan(self, prepared: Prepared, batch: BatchConfig, seed: int) -> TablePlan:
         return TablePlan(_tables(prepared)['train'], batch, seed=seed)
 
+    def longest_evaluated(self, prepared: Prepared, split: str, batch: BatchConfig) -> int:
+        plan = _evaluation_plan(_tables(prepared)[split], batch)
+        return max(shape.source_length for shape in plan.shapes)
+
     def nominal_plan(self, batch: BatchConfig) -> TablePlan:
         lengths = batch.buckets or geometric_ladder(batch.max_length, batch.length_multiple)
         return TablePlan(self.nominal_table(lengths), batch)
@@ -298,9 +302,7 @@ def pass_over(
     Returns:
         The answers as columns in the order of the table, the same on every process.
     """
-    longest = int(table.lengths.max())
-    batch = replace(batch, packing=False, evaluation_max_length=max(longest, batch.max_length))
-    plan = EvaluationPlan(table.lengths, None, batch, end_marks=0)
+    plan = _evaluation_plan(table, batch)
     share = row_share(runtime.mesh)
     batches = step_batches(
         table,
@@ -327,6 +329,12 @@ def pass_over(
     columns: dict[str, Column] = {key: Fixed(np.stack(rows)) for key, rows in whole.items()}
     columns |= {key: Ragged.of(rows, rows[0].dtype) for key, rows in cut.items()}
     return Columns(columns, length=table.length)
+
+
+def _evaluation_plan(table: Columns, batch: BatchConfig) -> EvaluationPlan:
+    longest = int(table.lengths.max())
+    batch = replace(batch, packing=False, evaluation_max_length=max(longest, batch.max_length))
+    return EvaluationPlan(table.lengths, None, batch, end_marks=0)
 
 
 def _tables(prepared: Prepared) -> Mapping[str, Columns]:

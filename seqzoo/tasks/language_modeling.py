@@ -189,6 +189,9 @@ class LanguageModeling(Task):
             seed=seed,
         )
 
+    def longest_evaluated(self, prepared: Prepared, split: str, batch: BatchConfig) -> int:
+        return batch.evaluation_max_length or batch.max_length
+
     def nominal_plan(self, batch: BatchConfig) -> TextPlan:
         return TextPlan(batch.tokens + batch.max_length, batch, order=self.order)
 

@@ -44,8 +44,7 @@ class SpecialTokens:
 
 def position_limit(model: nn.Module) -> int | None:
     """The longest sequence that a model has positions for; `None` if any length will do."""
-    config: Any = getattr(model, 'config', None)
-    return config.max_length if getattr(config, 'positions', None) == 'learned' else None
+    return getattr(getattr(model, 'config', None), 'longest_row', None)
 
 
 def seq2seq_search(

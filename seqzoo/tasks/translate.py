@@ -11,6 +11,7 @@ from flax import linen as nn
 from seqzoo.data.batching import BatchConfig
 from seqzoo.data.bucketing import EvaluationPlan
 from seqzoo.data.pipeline import evaluation_batches
+from seqzoo.data.text_files import is_blank
 from seqzoo.data.token_store import TokenStore
 from seqzoo.data.tokenizers import TokenizerPair
 from seqzoo.decoding.base import Decoded
@@ -37,6 +38,16 @@ def within_positions(batch: BatchConfig, model: nn.Module) -> BatchConfig:
     )
 
 
+def say_cut(count: int, longest: int) -> None:
+    """Warns of so many sentences of which only the first `longest` tokens are read."""
+    if count:
+        _log.warning(
+            '%d sentences are longer than %d tokens and were cut (batch.evaluation_max_length)',
+            count,
+            longest,
+        )
+
+
 def translate(
     runtime: Runtime,
     tokenizers: TokenizerPair,
@@ -48,10 +59,10 @@ def translate(
 ) -> list[Prediction]:
     """Translates lines; one prediction a line, in order.
 
-    An empty line is translated by an empty line; no model is asked.
+    A blank line is translated by an empty line; no model is asked.
     """
     found = [Prediction('')] * len(lines)
-    wanted = [i for i, line in enumerate(lines) if line.strip()]
+    wanted = [i for i, line in enumerate(lines) if not is_blank(line)]
     if not wanted:
         return found
     encoded = tokenizers.source.encode_batch([lines[i] for i in wanted])
@@ -65,12 +76,7 @@ def translate(
         packing=False,
     )
     plan = EvaluationPlan(store.lengths, None, by_rows)
-    if plan.selection.truncated:
-        _log.warning(
-            '%d sentences are longer than %d tokens and were cut (batch.evaluation_max_length)',
-            plan.selection.truncated,
-            max(shape.source_length for shape in plan.shapes),
-        )
+    say_cut(plan.selection.truncated, by_rows.longest_evaluated)
     share = row_share(runtime.mesh)
     batches = evaluation_batches(
         store,

@@ -189,6 +189,10 @@ class Checkpoints:
         """The step with the best `best_metric`, the newest of equals; None if no step has it."""
         return self._retention.best({step: self._metrics(step) for step in self.steps()})
 
+    def has_metrics(self, step: int) -> bool:
+        """Whether metrics were saved with the checkpoint of a step."""
+        return json.loads(agreement.from_first(json.dumps(bool(self._metrics(step)))))
+
     def restore(self, abstract_state: PyTree, step: int | None = None) -> Restored | None:
         """Reads the newest good checkpoint.
 

@@ -144,6 +144,7 @@ class Loop:
         self.clock.begin()
         if step >= config.steps:
             self.progress.announce(f'All {config.steps:,} steps are done.')
+            self._catch_up(step, state)
             return state, status
         if self._is_stale(step):
             return state, status
@@ -315,6 +316,14 @@ class Loop:
         self._has_evaluated = True
         self.clock.lap('evaluation')
         return {**metrics, 'improved': improved}
+
+    def _catch_up(self, step: int, state: TrainState) -> None:
+        """Evaluates a last step that was only saved: who stops a run waits for no evaluation, and a
+        checkpoint without metrics is never the best.
+        """
+        if step and not self.checkpoints.has_metrics(step):
+            self._save(step, state, self._evaluate(state, step))
+            self._finish(step)
 
     def _plateau(self, state: TrainState) -> TrainState:
         patience, factor = self.config.plateau_patience, self.config.plateau_factor

@@ -1,5 +1,6 @@
 """A run folder: what it holds, and a trained run taken out of it again."""
 
+import itertools
 import json
 import os
 import shutil
@@ -374,22 +375,38 @@ def evaluate(
     }
     try:
         if agreement.is_first():
-            record_result(run.path, result)
+            if (aside := record_result(run.path, result)) is not None:
+                announce(f'seqzoo: {run.path / RESULTS} was damaged and is now {aside.name}.')
             buckets.push(run.path)
-    except OSError as error:  # somebody else's run, perhaps: what was measured is not lost for that
+    # Somebody else's run, perhaps, or a bucket: what was measured is not lost for that.
+    except (OSError, UserError) as error:
         announce(
-            f'seqzoo: {run.path / RESULTS} cannot be written ({error.strerror or error}): the '
-            'result is not recorded there.'
+            f'seqzoo: {run.path / RESULTS} cannot be written '
+            f'({getattr(error, "strerror", None) or error}): the result is not recorded there.'
         )
     return result
 
 
-def record_result(run_dir: Path, result: dict[str, Any]) -> None:
-    """Appends a result to `results.json`, which holds a list."""
-    file = run_dir / RESULTS
-    results = _read_json(file) if file.exists() else []
+def record_result(run_dir: Path, result: dict[str, Any]) -> Path | None:
+    """Appends a result to `results.json`, which holds a list.
+
+    Returns:
+        Where the file was set aside that could not be read; a new one begins.
+    """
+    file, results, aside = run_dir / RESULTS, [], None
+    if file.exists():
+        try:
+            results = _read_json(file)
+        except UserError:
+            results = None
+        if not isinstance(results, list):
+            names = (run_dir / f'{RESULTS}.damaged{n or ""}' for n in itertools.count())
+            aside = next(name for name in names if not name.exists())
+            file.replace(aside)
+            results = []
     partial = run_dir / f'.{RESULTS}.part'
     partial.write_text(
         json.dumps([*results, result], indent=2, ensure_ascii=False) + '\n', encoding='utf-8'
     )
     partial.replace(file)
+    return aside

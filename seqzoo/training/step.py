@@ -9,12 +9,15 @@ import jax.numpy as jnp
 import optax
 from flax import linen as nn
 
+from seqzoo.layers.convolution import is_slow_in_loops
 from seqzoo.optimization.schedules import ScheduleFunction
 from seqzoo.parallel.axes import sum_over_shards
 from seqzoo.parallel.loops import loop_over
 from seqzoo.parallel.prng import example_rows, step_key
 from seqzoo.tasks.base import Batch, Sums, Task
 from seqzoo.training.state import TrainState
+
+_MOST_UNROLLED = 8  # parts of a batch: each is compiled by itself
 
 Step = Callable[..., tuple[TrainState, dict[str, Any]]]
 
@@ -68,8 +71,9 @@ def make_train_step(
             return jax.tree.map(jnp.add, total, (grads, metrics)), carry
 
         grads, metrics, carry = gradient(state, first[0], first[1], weights)
+        slow = accumulation <= _MOST_UNROLLED and is_slow_in_loops(add, (grads, metrics), first)
         with loop_over('accumulation_scan'):
-            (grads, metrics), carries = jax.lax.scan(add, (grads, metrics), rest)
+            (grads, metrics), carries = jax.lax.scan(add, (grads, metrics), rest, unroll=slow)
         join = lambda one, others: _join(jnp.concatenate([one[None], others]))  # noqa: E731
         return grads, metrics, jax.tree.map(join, carry, carries)
 

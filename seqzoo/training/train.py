@@ -22,7 +22,7 @@ from seqzoo.training.checkpoint import Checkpoints
 from seqzoo.training.clock import Clock
 from seqzoo.training.events import EventLog, read_events
 from seqzoo.training.fork import Origin, Source, begin_with, overlap_with, source_of
-from seqzoo.training.lengths import refuse_uneven_lengths
+from seqzoo.training.lengths import refuse_long_rows, refuse_uneven_lengths
 from seqzoo.training.lock import RunLock
 from seqzoo.training.loop import History, Improvement, Loop
 from seqzoo.training.program import build_program
@@ -151,6 +151,7 @@ def _prepare_and_train(
         # Together: nobody may still read what the first process is about to write anew.
         resolved, changed = agreement.together(lambda: _checked(experiment, prepared, run, is_new))
         plan = experiment.task.plan(prepared, experiment.batch, experiment.seed)
+        refuse_long_rows(resolved, prepared, plan)
         if not is_new and any(others):
             option = '--fork-from' if others[0] else '--pretrained'
             bar.announce(f'{run} has checkpoints of its own: {option} is left out')

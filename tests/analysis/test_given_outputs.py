@@ -23,12 +23,21 @@ TARGETS = ['eins zwei', 'drei drei drei', 'zwei', 'eins']
 
 @pytest.fixture(scope='module')
 def run() -> Any:
+    return make_run()
+
+
+@pytest.fixture(scope='module')
+def limited() -> Any:
+    """A model with 18 positions: more than a row of 16, fewer than one of 32."""
+    return make_run(positions='learned', max_length=18)
+
+
+def make_run(**positions: Any) -> Any:
     """What `load_run` gives, with a model that has learnt nothing."""
     config = TokenizerConfig(kind='char', vocab_size=24)
     tokenizers = train_tokenizer_pair(SOURCES, TARGETS, config)
-    model = TransformerConfig(
-        vocab_size=tokenizers.target.vocab_size, num_layers=2, embed_dim=16, mlp_dim=16, num_heads=2
-    ).build()
+    sizes = {'num_layers': 2, 'embed_dim': 16, 'mlp_dim': 16, 'num_heads': 2}
+    model = TransformerConfig(vocab_size=tokenizers.target.vocab_size, **sizes, **positions).build()
     inputs = np.ones((1, 4), np.int32)
     params = meta.unbox(jax.jit(model.init)(jax.random.key(0), inputs, inputs))['params']
     mesh = build_mesh(MeshConfig(), jax.devices()[:1])
@@ -72,8 +81,36 @@ def test_given_outputs_have_the_log_probability_of_a_full_pass(run: Any) -> None
 
 
 def test_an_output_that_would_have_to_be_cut_is_refused(run: Any) -> None:
-    with pytest.raises(UserError, match='1 of the given lines'):
+    with pytest.raises(UserError, match=r'line 2 .* reads 128; .*raise batch\.evaluation_max'):
         score_given(run, ['one', 'two'], ['eins', 'zwei ' * 100])
+
+
+def test_positions_that_a_model_lacks_cut_sources_and_refuse_targets(
+    limited: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    whole = ' '.join(SOURCES)
+    cut = whole[:17]  # of letters one piece each; the last position is that of the end mark
+    (found,) = score_given(limited, [whole], ['eins'])
+    assert '1 sentences are longer than 18 tokens' in caplog.text
+    (wanted,) = score_given(limited, [cut], ['eins'])
+    assert found.log_prob == pytest.approx(wanted.log_prob, abs=1e-5)
+    with pytest.raises(UserError, match=r'line 2 .* reads 18; shorten it$'):
+        score_given(limited, ['one', 'one'], ['eins', 'e' * 18])
+
+
+def test_alignments_end_where_the_positions_do(limited: Any) -> None:
+    whole = ' '.join(SOURCES)
+    (found,) = align(limited, [whole], ['e' * 30])
+    (wanted,) = align(limited, [whole[:17]], ['e' * 17])
+    assert len(found.source_tokens) == len(found.target_tokens) == 18
+    assert found.source_tokens == wanted.source_tokens
+    np.testing.assert_allclose(found.cross(), wanted.cross(), atol=1e-6)
+    list(align(limited, SOURCES, TARGETS))
+
+
+def test_alignments_are_over_as_much_of_a_source_as_was_translated(run: Any) -> None:
+    (found,) = align(run, ['one ' * 100], ['eins'])
+    assert len(found.source_tokens) == 128
 
 
 def test_alignments_are_distributions_over_the_pieces_of_the_source(run: Any) -> None:

@@ -308,3 +308,17 @@ def test_every_batch_has_the_announced_arrays_and_every_announcement_is_kept(
     ]
     assert all(one in specs for one in arrays)
     assert all(spec in arrays for spec in specs)
+
+
+def test_pairs_announced_as_blank_are_those_that_training_drops(tmp_path):
+    blank = ['', '  ', '\xa0', '\u3000\u3000', '\f', '\u2028', '\u200b']
+    (tmp_path / 'train.en').write_text('\n'.join(['one two three'] * 9 + blank) + '\n')
+    (tmp_path / 'train.de').write_text('\n'.join(['eins zwei drei'] * 16) + '\n')
+    text = read_parallel(tmp_path, 'train', 'en', 'de')
+    pair = train_tokenizer_pair(
+        text.source, text.target, TokenizerConfig(kind='char', vocab_size=24, byte_fallback=False)
+    )
+    stores = encode_pairs(text, pair)
+    plan = make_plan(stores.source.lengths, stores.target.lengths, BatchConfig(max_length=24))
+    assert plan.selection.dropped_empty == text.blank == len(blank)
+    assert stores.source.lengths[-len(blank) :].sum() == 0

@@ -50,6 +50,15 @@ def test_blank_pairs_are_counted_and_dropped_only_on_request(tmp_path):
     assert list(dropped) == [('a', 'A'), ('e', 'E')]
 
 
+@pytest.mark.parametrize('line', ['', ' \t', '\xa0', '\u3000', '\f', '\u2028', '\u200b \ufeff'])
+def test_a_line_that_shows_nothing_is_blank(line, tmp_path):
+    text = {'train_en': f'a\n{line}\nc\n', 'train_de': f'A\nB\n{line}\n'}
+    write(tmp_path, **text)
+    kept = read_parallel(tmp_path, 'train', 'en', 'de')
+    assert (len(kept), kept.blank) == (3, 2)
+    assert list(kept.without_blank()) == [('a', 'A')]
+
+
 def message(call, *arguments, **named):
     with pytest.raises(UserError) as raised:
         call(*arguments, **named)

@@ -63,6 +63,18 @@ def test_a_sentence_longer_than_the_longest_bucket_may_be_refused(refused, corpu
     assert 'max_length' in refused('--batch.long-sentences=refuse')
 
 
+def test_positions_that_the_longest_batch_lacks(refused, seqzoo, small, corpus, tmp_path):
+    few = ['--model.positions=learned', '--model.max-length=7']
+    message = refused(*few)
+    assert 'up to 8 positions long, but the model has only 7' in message
+    assert not (tmp_path / 'run' / 'experiment.json').exists()
+    assert not (tmp_path / 'run' / 'metrics.jsonl').exists()
+    words = ['data', 'show', 'transformer_tiny_text', '--data-dir', corpus, *small, *few]
+    shown = seqzoo(*words)
+    assert shown.status == 2
+    assert message in shown.err
+
+
 def test_a_damaged_gz(refused, corpus):
     packed = gzip.compress((corpus / 'train.en').read_bytes())
     (corpus / 'train.en').unlink()

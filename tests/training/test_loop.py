@@ -504,3 +504,23 @@ def test_a_run_stopped_where_its_checkpoint_was_damaged_saves_it_anew(loop):
     with Checkpoints(first.run / 'checkpoints', read_only=True) as kept:
         restored = kept.restore(jax.tree.map(ocp_shape, first_state()))
     assert restored.step == 6
+
+
+def test_a_run_stopped_at_its_last_step_is_evaluated_at_the_next_start(loop):
+    def best(run):
+        with Checkpoints(run / 'checkpoints', read_only=True, best_metric='loss') as kept:
+            return kept.best()
+
+    stopped = loop(steps=4, stop_at=4)
+    assert (stopped.status, stopped.checkpoints, best(stopped.run)) == ('preempted', [4], None)
+    again = loop(steps=4)
+    assert (again.status, again.checkpoints, best(again.run)) == ('done', [4], 4)
+    (event,) = again.events('evaluation')
+    assert (event['step'], event['loss']) == (4, 1.0)
+    once_more = loop(steps=4)
+    assert once_more.status == 'done'
+    assert len(once_more.events('evaluation')) == 1
+    whole = loop(steps=4, folder='whole')
+    assert whole.loop.history.digest == once_more.loop.history.digest
+    longer = [loop(steps=6, folder=name) for name in ('run', 'whole')]
+    jax.tree.map(np.testing.assert_array_equal, *(one.state.params for one in longer))

@@ -1,5 +1,7 @@
 """What a run folder refuses, in words."""
 
+import json
+
 import pytest
 
 from seqzoo.errors import UserError
@@ -43,9 +45,19 @@ def test_damaged_small_files_are_named(tmp_path):
     class Data:
         identity = {'tokenizer': 'a'}  # noqa: RUF012
 
-    for name in (IDENTITY, RESULTS):
-        (tmp_path / name).write_text('{"half": ')
+    (tmp_path / IDENTITY).write_text('{"half": ')
     with pytest.raises(UserError, match=f'{IDENTITY} is damaged'):
         refuse_other_data(Data(), tmp_path)
-    with pytest.raises(UserError, match=f'{RESULTS} is damaged'):
-        record_result(tmp_path, {})
+
+
+def test_damaged_results_are_set_aside_and_nothing_is_lost(tmp_path):
+    file = tmp_path / RESULTS
+    for number, damaged in enumerate(('{"half": ', '{"no": "list"}', b'\xff'.decode('latin-1'))):
+        file.write_text(damaged, encoding='latin-1')
+        aside = record_result(tmp_path, {'step': number})
+        assert aside is not None
+        assert aside.read_text(encoding='latin-1') == damaged
+        assert json.loads(file.read_text()) == [{'step': number}]
+    assert record_result(tmp_path, {'step': 3}) is None
+    assert json.loads(file.read_text()) == [{'step': 2}, {'step': 3}]
+    assert len(list(tmp_path.iterdir())) == 4

@@ -7,14 +7,16 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from flax import linen as nn
 
 from seqzoo.models.transformer import TransformerConfig
 from seqzoo.optimization.optimizers import SGD, Adam
 from seqzoo.optimization.schedules import Constant, Noam
 from seqzoo.parallel.compile import compile_train_step
 from seqzoo.parallel.mesh import MeshConfig, build_mesh, put_rows
+from seqzoo.tasks.base import Losses, Sums
 from seqzoo.tasks.translation import Translation
-from seqzoo.training.state import StateFactory
+from seqzoo.training.state import StateFactory, TrainState
 from seqzoo.training.step import make_train_step
 
 CONFIG = dataclasses.replace(
@@ -130,3 +132,49 @@ def test_parameters_and_moments_are_born_sharded():
     assert matrices
     whole = sum(leaf.size for leaf in leaves if leaf.sharding.is_fully_replicated)
     assert whole <= 0.05 * sum(leaf.size for leaf in leaves)
+
+
+class Convolved:
+    """The least task of a convolution: its outputs are to be ones."""
+
+    def weights(self, batch):
+        return {'loss': jnp.sum(batch['weight'])}
+
+    def loss(self, model, variables, batch, carry, *, key):
+        y = model.apply(variables, batch['x'])
+        total = jnp.sum((y - 1) ** 2)
+        return Losses({'loss': total}, {'loss': Sums(total, jnp.sum(batch['weight']))}), carry
+
+
+@pytest.mark.parametrize(
+    ('model', 'parts', 'loops'),
+    [
+        (nn.Conv(3, (3,)), 4, False),
+        (nn.Conv(3, (3,)), 16, True),
+        (nn.Dense(3), 4, True),
+    ],
+)
+def test_convolutions_are_not_accumulated_in_a_loop_on_a_cpu(model, parts, loops):
+    x = jax.random.normal(jax.random.key(0), (16, 5, 2))
+    batch = {'x': x, 'weight': jnp.ones(16), 'rows': jnp.arange(16)}
+    params = model.init(jax.random.key(1), x)['params']
+    transformation = PLAIN.build()
+    state = TrainState(
+        step=jnp.zeros((), jnp.int32),
+        params=params,
+        variables={},
+        carry=(),
+        opt_state=transformation.init(params),
+        key=jax.random.key(0),
+        learning_rate_scale=jnp.ones(()),
+    )
+
+    def program(accumulation):
+        return jax.jit(
+            make_train_step(Convolved(), model, transformation, lambda step: 0.1, accumulation)
+        ).lower(state, batch)
+
+    accumulated, whole = program(parts), program(1)
+    assert ('stablehlo.while' in accumulated.as_text()) == loops
+    found, wanted = (each.compile()(state, batch)[0].params for each in (accumulated, whole))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), found, wanted)
