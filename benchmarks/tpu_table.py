@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import program
 
 from seqzoo.analysis import ahead_of_time
 from seqzoo.analysis.compile_report import as_json, report
@@ -255,4 +256,4 @@ def main() -> int:
 
 
 if __name__ == '__main__':
-    sys.exit(main())
+    program.run(main)
