@@ -26,7 +26,6 @@ from typing import Any
 
 import machine
 import numpy as np
-import program
 import rows
 
 WORDS, LENGTH, BLOCK = 300_000, 25.0, 20_000  # vocabulary, mean length in words, pairs at a time
@@ -215,4 +214,4 @@ def report(found: dict[str, Any]) -> str:
 
 
 if __name__ == '__main__':
-    program.run(main)
+    main()
