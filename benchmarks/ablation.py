@@ -22,13 +22,18 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import program
 import rows
 
 from seqzoo.commands.command import at_least
+from seqzoo.commands.train import STATUS
+from seqzoo.configuration import load_config
+from seqzoo.errors import UserError
 
 CONFIG = 'transformer_tiny_multi30k_ende:twenty_minutes'
 BASE = 'base'
 AVERAGE = 10  # snapshots
+STOPPED = tuple(status for status in STATUS.values() if status)  # by somebody, and saved
 
 # What is trained anew: name, what it is called, what it changes.
 CHANGES: dict[str, tuple[str, dict[str, str]]] = {
@@ -56,9 +61,9 @@ SEARCHES: dict[str, tuple[str, dict[str, Any]]] = {
 }
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    """Trains what is missing, then writes rows, table and picture."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+def main(argv: Sequence[str] | None = None) -> int:
+    """Trains what is missing, then writes rows, table and picture; the exit status."""
+    parser = argparse.ArgumentParser(description=(__doc__ or '').split('\n')[0])
     parser.add_argument('--folder', type=Path, required=True, help='of the runs')
     parser.add_argument('--data-dir', type=Path, required=True)
     parser.add_argument('--cache-dir', type=Path, help='of tokenizers and encoded text')
@@ -72,7 +77,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     names = [name.strip() for name in arguments.only.split(',')]
     if unknown := [name for name in names if name not in CHANGES]:
         parser.error(f'there is no change {unknown[0]!r}; choose from {", ".join(CHANGES)}')
+    load_config(arguments.config)  # none of the runs could be trained without it
     arguments.results.mkdir(parents=True, exist_ok=True)
+    failures = []
     for seed in range(arguments.seeds):  # all changes of a seed first: a part is a table too
         for name in names:
             file = arguments.results / f'ablation_{name}_seed{seed}.json'
@@ -80,20 +87,29 @@ def main(argv: Sequence[str] | None = None) -> None:
                 refuse_other(file, recorded(name, seed, arguments, options))
             else:
                 print(f'{name}, seed {seed}', file=sys.stderr, flush=True)
-                row = one_run(name, seed, arguments, options)
-                rows.write(row, arguments.results)
-    found = list(rows.quality_rows(arguments.results))
+                try:
+                    row = one_run(name, seed, arguments, options)
+                    rows.write(row, arguments.results)
+                except UserError as error:  # of one alone; the others go on
+                    failures.append(f'{name}, seed {seed}: {error}')
+    found = rows.sound_rows(arguments.results)
     table = worth(found)
     text = render(table, found)
     (arguments.results / 'ablation.md').write_text(text, encoding='utf-8')
     draw(table, arguments.results / 'ablation.png')
     print(text)
+    return program.status_of(failures)
 
 
 def one_run(
     name: str, seed: int, arguments: argparse.Namespace, options: Sequence[str]
 ) -> dict[str, Any]:
-    """Trains one run to its end, or to the end of its budget, and measures it."""
+    """Trains one run to its end, or to the end of its budget, and measures it.
+
+    Raises:
+        UserError: it cannot be trained or measured.
+        SystemExit: somebody stopped it; it is saved.
+    """
     run = arguments.folder / f'{name}_seed{seed}'
     words = command(name, seed, arguments, options)
     left = remaining(run, arguments.minutes)
@@ -102,7 +118,11 @@ def one_run(
         place = ['--run', str(run), '--data-dir', str(arguments.data_dir)]
         if arguments.cache_dir is not None:
             place += ['--cache-dir', str(arguments.cache_dir)]
-        subprocess.run([sys.executable, '-m', *words, *budget, *place], check=True)
+        trained = subprocess.run([sys.executable, '-m', *words, *budget, *place], check=False)
+        if trained.returncode in STOPPED:
+            sys.exit(trained.returncode)
+        if trained.returncode:
+            raise UserError(f'its training left with status {trained.returncode}; it says why')
     return measure(run, name, seed, recorded(name, seed, arguments, options), arguments)
 
 
@@ -115,10 +135,10 @@ def recorded(name: str, seed: int, arguments: argparse.Namespace, options: Seque
 
 
 def refuse_other(file: Path, wanted: str) -> None:
-    """Ends the program where a row is of another command: rows of unlike runs make no table."""
+    """Raises `UserError` where a row is of another command: rows of unlike runs make no table."""
     there = json.loads(file.read_text(encoding='utf-8'))['command']
     if there != wanted:
-        sys.exit(
+        raise UserError(
             f'{file} is of another command ({there}, not {wanted}); give the options of then, or '
             'another --results and --folder.'
         )
@@ -129,9 +149,12 @@ def command(
 ) -> list[str]:
     """What trains a run, but for where it and the data lie."""
     changes = [word for path, value in CHANGES[name][1].items() for word in (f'--{path}', value)]
+    # Not every schedule has an end.
+    decays = hasattr(load_config(arguments.config).schedule, 'decay_steps')
     return [
         *('seqzoo', 'train', arguments.config, '--seed', str(seed)),
-        *('--train.steps', str(arguments.steps), '--schedule.decay-steps', str(arguments.steps)),
+        *('--train.steps', str(arguments.steps)),
+        *(('--schedule.decay-steps', str(arguments.steps)) if decays else ()),
         *options,
         *changes,
     ]
@@ -162,7 +185,6 @@ def measure(
         name=f'ablation_{name}_seed{seed}',
         command=words,
         note=f'One thing changed: {CHANGES[name][0]}.' if CHANGES[name][1] else '',
-        trained_at=rows.commit(),
     )
     if row['steps'] < arguments.steps:
         row['note'] += f' Stopped by its budget after {row["steps"]:,} updates.'
@@ -238,12 +260,13 @@ def render(table: Sequence[Mapping[str, Any]], found: Sequence[Mapping[str, Any]
         )
     if found:
         row = found[0]
+        device, versions = (row[field] or rows.NOT_RECORDED for field in ('device', 'versions'))
         lines += [
             '',
             f'Multi30k English-German, test_2016_flickr, sacreBLEU cased (`{row["signature"]}`);',
             f'average of the last {AVERAGE} snapshots, beam {row["beam"]}, alpha {row["alpha"]}, '
             'where the line does not say otherwise. Mean and standard deviation over seeds,',
-            f'differences taken seed by seed. {row["device"]}; {row["versions"]}. Every run has a',
+            f'differences taken seed by seed. {device}; {versions}. Every run has a',
             'row beside this file, with its command.',
         ]
     return '\n'.join(lines) + '\n'
@@ -278,4 +301,4 @@ def draw(table: Sequence[Mapping[str, Any]], path: Path) -> None:
 
 
 if __name__ == '__main__':
-    main()
+    program.run(main)

@@ -22,6 +22,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import program
 from flax.core import meta
 from machine import facts, ran_on
 
@@ -215,4 +216,4 @@ def render(found: dict[str, Any]) -> str:
 
 
 if __name__ == '__main__':
-    sys.exit(main())
+    program.run(main)

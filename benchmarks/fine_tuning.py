@@ -26,6 +26,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import program
 import rows
 
 from seqzoo.training.run import load_run
@@ -88,7 +89,7 @@ def main(argv: list[str] | None = None) -> None:
     """Trains what is not trained yet, evaluates, and records."""
     argv = sys.argv[1:] if argv is None else argv
     own, _, overrides = split_off(argv)
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or '').split('\n')[0])
     parser.add_argument('--data-dir', type=Path, required=True)
     parser.add_argument('--runs', type=Path, required=True, help='where the runs are kept')
     parser.add_argument('--of', choices=PRETRAININGS, default='bert', help='what is pre-trained')
@@ -178,9 +179,9 @@ def row_of(
     """A row of results; `run` is one of the runs that it sums up."""
     loaded = load_run(run)
     note = f'{len(found)} seeds; best checkpoint by the dev part, test'
-    row = rows.describe(
-        loaded, name=f'{plain(problem.config)}_{way}', command=command, note=note
-    ) | {
+    name, first = f'{plain(problem.config)}_{way}', command.replace('--seed S', '--seed 0')
+    row = rows.describe(loaded, name=name, command=first, note=note) | {
+        'command': command,
         'measure': problem.measure,
         'split': 'test',
         'results': {'over_seeds': over_seeds(found)},
@@ -219,4 +220,4 @@ def as_line(config: str, way: str, measured: dict[str, Any]) -> str:
 
 
 if __name__ == '__main__':
-    main()
+    program.run(main)

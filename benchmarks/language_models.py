@@ -8,13 +8,13 @@ evaluates the best checkpoint of every run on its development text and writes
 
 import argparse
 import json
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import machine
 import numpy as np
+import program
 
 from seqzoo.analysis.experts import expert_shares
 from seqzoo.analysis.parameters import count_parameters
@@ -28,7 +28,7 @@ WINDOW, WINDOWS = 256, 16  # tokens and rows, where the experts are counted
 
 def main() -> None:
     """Evaluates and records."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or '').split('\n')[0])
     parser.add_argument('runs', type=Path, nargs='+')
     parser.add_argument('--name', required=True, help='of the files in benchmarks/results')
     parser.add_argument('--commands', nargs='+', required=True, help='that trained the runs')
@@ -125,4 +125,4 @@ def render(found: dict[str, Any]) -> str:
 
 
 if __name__ == '__main__':
-    sys.exit(main())
+    program.run(main)

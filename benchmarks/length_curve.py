@@ -11,13 +11,13 @@ import argparse
 import itertools
 import json
 import os
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import machine
 import numpy as np
+import program
 
 from seqzoo.analysis import drawing
 from seqzoo.analysis.parameters import count_parameters
@@ -31,7 +31,7 @@ RESULTS = Path(__file__).parent / 'results'
 
 def main(argv: list[str] | None = None) -> None:
     """Translates, scores and records."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or '').split('\n')[0])
     parser.add_argument('runs', type=Path, nargs='+')
     parser.add_argument('--labels', nargs='+', required=True, help='of the runs, in their order')
     parser.add_argument('--name', required=True, help='of the files in benchmarks/results')
@@ -219,4 +219,4 @@ def draw(found: dict[str, Any], path: Path) -> None:
 
 
 if __name__ == '__main__':
-    sys.exit(main())
+    program.run(main)

@@ -32,6 +32,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+import program
 from machine import facts, quartiles, ran_on
 from train_step_systems import ROOT, Shape
 
@@ -350,4 +351,4 @@ def main() -> None:
 
 
 if __name__ == '__main__':
-    main()
+    program.run(main)

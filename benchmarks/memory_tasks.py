@@ -30,6 +30,7 @@ from pathlib import Path
 from typing import Any
 
 import machine
+import program
 import rows
 import side_by_side
 
@@ -299,9 +300,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         }
         write(found, given.output)
         print(render(found))
-    for failure in turns.failures:
-        print(f'not trained: {failure}', file=sys.stderr)
-    return 2 if turns.failures else 0
+    return program.status_of(turns.failures)
 
 
 def note_of(cell: Cell, runs: Path, sizes: str) -> Path:
@@ -320,4 +319,4 @@ def write(found: dict[str, Any], folder: Path) -> None:
 
 
 if __name__ == '__main__':
-    sys.exit(main())
+    program.run(main)

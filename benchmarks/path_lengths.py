@@ -29,6 +29,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import program
 from flax.core import meta
 from machine import facts, quartiles, ran_on
 
@@ -291,4 +292,4 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == '__main__':
-    main()
+    program.run(main)

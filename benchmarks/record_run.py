@@ -11,6 +11,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import program
 import rows
 
 from seqzoo.errors import UserError
@@ -22,30 +23,20 @@ _BESIDE = ('kind', 'step', 'time', 'seconds')  # what an event says besides metr
 
 def main(argv: list[str] | None = None) -> None:
     """Evaluates and records."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument('run', type=Path)
-    parser.add_argument('--name', required=True, help='of the file in benchmarks/results')
+    parser = argparse.ArgumentParser(description=(__doc__ or '').split('\n')[0])
+    rows.add_options(parser)
     parser.add_argument('--measure', required=True, help='the metric that the table shows')
-    parser.add_argument('--command', required=True, help='the command that trained the run')
     parser.add_argument('--split', default='test')
-    parser.add_argument('--data-dir', type=Path)
-    parser.add_argument('--note', default='', help='what a reader has to know about the run')
-    parser.add_argument('--trained-at', metavar='COMMIT', help='the source that trained the run')
     arguments = parser.parse_args(argv)
+    run = load_run(arguments.run, data_dir=arguments.data_dir, splits=(arguments.split,))
+    facts = rows.describe(run, **rows.given(arguments))  # before what takes time
     found = evaluate(arguments.run, split=arguments.split, data_dir=arguments.data_dir)
     metrics = found['metrics']
     if arguments.measure not in metrics:
         raise UserError(f'there is no {arguments.measure}; the run has {", ".join(metrics)}')
     if found['signature']:
         metrics = {**metrics, 'signature': found['signature']}
-    run = load_run(arguments.run, data_dir=arguments.data_dir, splits=(arguments.split,))
-    row = rows.describe(
-        run,
-        name=arguments.name,
-        command=arguments.command,
-        note=arguments.note,
-        trained_at=arguments.trained_at,
-    ) | {
+    row = facts | {
         'measure': arguments.measure,
         'split': arguments.split,
         'results': {'best_checkpoint': {'step': found['step'], arguments.split: metrics}},
@@ -75,4 +66,4 @@ def dev_curve(run: Path) -> list[dict[str, Any]]:
 
 
 if __name__ == '__main__':
-    main()
+    program.run(main)

@@ -8,18 +8,21 @@ python benchmarks/rows.py            brings every row in benchmarks/results into
 python benchmarks/rows.py --check    fails if one is not
 """
 
+import argparse
 import json
-import os
-import platform
 import re
-import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from machine import processor
+import commands
+import program
+from contradictions import averaged, casing_of, contradictions, shown
+
+from seqzoo.errors import UserError
+from seqzoo.provenance import commit
 
 RESULTS = Path(__file__).parent / 'results'
 NOT_RECORDED, DOES_NOT_APPLY = 'not recorded', 'does not apply'
@@ -53,10 +56,47 @@ FIELDS: dict[str, tuple[type | tuple[type, ...], str]] = {
     'date': (str, 'of the record'),
     'results': (dict, 'all metrics, by kind of parameters and split'),
 }
+MUST_BE_SAID = ('name', 'what', 'command', 'corpus', 'split', 'measure', 'seed', 'parameters')
+OLD_NAMES = {
+    'machine': 'device',
+    'trained_by_commit': 'trained_at_commit',
+    'commit': 'recorded_at_commit',
+}
+# By these a row is known; other files of the folder, one measurement each, may have the others.
+OF_ROWS = FIELDS.keys() - {
+    *('name', 'note', 'command', 'split', 'minutes', 'steps', 'device', 'versions', 'date'),
+    *('recorded_at_commit', 'results'),
+}
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Declares what every program takes that records a run."""
+    parser.add_argument('run', type=Path)
+    parser.add_argument('--name', required=True, help='of the files in benchmarks/results')
+    parser.add_argument('--command', required=True, help='the command that trained the run')
+    parser.add_argument('--data-dir', type=Path)
+    parser.add_argument('--note', default='', help='what a reader has to know about the run')
+    old = 'of a run that does not say so itself, as old ones do not'
+    parser.add_argument('--trained-at', metavar='COMMIT', help=f'the source, {old}')
+    parser.add_argument('--device', help=f'on what it was trained, {old}')
+    parser.add_argument('--versions', help=f'of the packages, {old}')
+
+
+def given(arguments: argparse.Namespace) -> dict[str, Any]:
+    """What `add_options` declared, for `describe`."""
+    names = ('name', 'command', 'note', 'trained_at', 'device', 'versions')
+    return {name: getattr(arguments, name) for name in names}
 
 
 def describe(
-    run: Any, *, name: str, command: str, note: str = '', trained_at: str | None = None
+    run: Any,
+    *,
+    name: str,
+    command: str,
+    note: str = '',
+    trained_at: str | None = None,
+    device: str | None = None,
+    versions: str | None = None,
 ) -> dict[str, Any]:
     """The facts of a trained run, but for its results; `finish` adds what follows from those.
 
@@ -65,22 +105,24 @@ def describe(
         name: of the row and its file; a row of several seeds ends in `_seed0`, `_seed1`, ...
         command: what trained it.
         note: what a reader has to know about it.
-        trained_at: the commit of the source that trained it.
-    """
-    import jax
+        trained_at, device, versions: the source that trained it, on what and with which packages,
+            where the run does not say so itself.
 
+    Raises:
+        UserError: the command trains something else, or the run says something else.
+    """
     from seqzoo.analysis.parameters import count_parameters
     from seqzoo.training.events import read_events
 
+    commands.refuse_other(command, run)
     experiment = run.experiment
     clock = seconds_by_step(run.path)
     identity = stored_identity(run.path) or dict(run.prepared.identity)
-    tokens = [event.get('tokens') for event in read_events(run.path, 'train')]
+    tokens: list[Any] = [event.get('tokens') for event in read_events(run.path, 'train')]
     task, decode = experiment.task, experiment.decode
     language = (getattr(task, x, None) for x in ('source_language', 'target_language'))
     direction = '-'.join(filter(None, language))
     searched = bool(direction)
-    lower = getattr(getattr(task, 'tokenizer', None), 'lowercase', False)
     return {
         'name': name,
         'what': experiment.description,
@@ -91,7 +133,6 @@ def describe(
         'corpus': task.data_name.removesuffix(f' {direction}'),
         'corpus_fingerprint': identity.get('training data'),
         'identity': identity,
-        'casing': None if not direction else 'lower' if lower else 'mixed',
         'beam': (decode.beams if decode.method == 'beam' else 1) if searched else None,
         'alpha': decode.length_penalty if searched and decode.method == 'beam' else None,
         'parameters': count_parameters(experiment.model),
@@ -102,65 +143,111 @@ def describe(
         'published': f'{paper.paper}: {paper.result} ({paper.source})'
         if (paper := experiment.published).paper
         else None,
-        'device': f'{os.cpu_count()} cores {processor()}, {jax.default_backend()}'
-        if jax.default_backend() == 'cpu'
-        else f'{jax.device_count()} x {jax.devices()[0].device_kind}',
-        'versions': f'Python {platform.python_version()}, jax {jax.__version__}',
-        'trained_at_commit': trained_at,
+        **trained_on(run.path, device=device, versions=versions, commit=trained_at),
         'recorded_at_commit': commit(),
         'date': time.strftime('%Y-%m-%d'),
     }
 
 
-def finish(row: dict[str, Any]) -> dict[str, Any]:
-    """The row with what its results and older spellings of its fields say, and with the reasons of
-    what is null.
+def trained_on(run: Path, **told: str | None) -> dict[str, str | None]:
+    """On what a run was trained, with which versions, by which source: what its processes noted.
+
+    Args:
+        run: its folder. Where several processes trained it, all that they noted is said.
+        **told: `device`, `versions` and `commit`, where nobody noted them.
+
+    Raises:
+        UserError: what was told is not what was noted.
     """
+    from seqzoo.training.events import read_events
+
+    starts = read_events(run, 'start')
+    found = {}
+    for name, told_value in told.items():
+        noted = [_in_words(event.get(name)) for event in starts]
+        known = ', then '.join(dict.fromkeys(one for one in noted if one))
+        if told_value and known and None not in noted and not _same(name, told_value, known):
+            raise UserError(f'{run} says that its {name} was {known}, not {told_value}.')
+        every = dict.fromkeys(one or told_value or NOT_RECORDED for one in noted)
+        found[name] = ', then '.join(every) if known else told_value or None
+    return {
+        'device': found['device'],
+        'versions': found['versions'],
+        'trained_at_commit': found['commit'],
+    }
+
+
+def _in_words(noted: Any) -> str | None:
+    """Versions by package as a row has them; other notes as they are."""
+    if not isinstance(noted, Mapping):
+        return noted
+    known = {**({'Python': noted['python']} if 'python' in noted else {}), **noted}
+    return ', '.join(f'{k} {v}' for k, v in known.items() if v and k != 'python')
+
+
+def _same(name: str, told: str, noted: str) -> bool:
+    """Whether two spellings mean the same; a commit may be shortened."""
+    if name != 'commit':
+        return told == noted
+    clean = noted.removesuffix('-dirty')
+    return told == noted or told.startswith(clean) or clean.startswith(told)
+
+
+def finish(row: dict[str, Any]) -> dict[str, Any]:
+    """A recorder's row with what its results and older spellings of its fields say, and with the
+    reasons of what is null. One that has its reasons is only put in order: what it lacks, nobody
+    here knows.
+    """
+    row = dict(row) if 'null_because' in row else _completed(row)
+    late = ('results', 'curve', 'identity')
+    first = {field: row[field] for field in FIELDS if field in row and field != 'results'}
+    rest = {field: row[field] for field in row if field not in FIELDS and field not in late}
+    last = {'identity': row.get('identity', {})}
+    return first | rest | last | {field: row[field] for field in late[:2] if field in row}
+
+
+def _completed(row: dict[str, Any]) -> dict[str, Any]:
     row = dict(row)
     spelt = re.fullmatch(r'(.*) ([a-z]{2}-[a-z]{2})', row.get('data', ''))
     row.setdefault('direction', spelt[2] if spelt else None)
     row.setdefault('corpus', spelt[1] if spelt else row.get('data'))
-    row.setdefault('device', row.pop('machine', None))
+    for old, new in OLD_NAMES.items():
+        if old in row:
+            row[new] = row.pop(old)
     if row.get('published') == ': ':
         row['published'] = None
-    row.setdefault('trained_at_commit', row.pop('trained_by_commit', None))
-    if 'commit' in row:
-        row['recorded_at_commit'] = row.pop('commit')
+    row.setdefault('trained_at_commit', None)
     row.setdefault('corpus_fingerprint', row.get('identity', {}).get('training data'))
-    headline = row.setdefault('headline', list(row['results'])[-1])
-    row.setdefault('split', 'test' if 'test' in row['results'][headline] else None)
-    scores = row['results'][headline][row['split']]
-    if 'measure' not in row:
+    results = row.get('results')
+    if not isinstance(results, Mapping) or not results:
+        return row  # `problems` says so
+    headline = row.setdefault('headline', list(results)[-1])
+    row.setdefault('split', 'test' if 'test' in results[headline] else None)
+    scores = shown(row)
+    if 'measure' not in row and 'exact_match' in scores:
         row['measure'] = 'exact_match' if scores['exact_match'] > 90 else 'bleu'
-    found = re.fullmatch(r'average_of_last_(\d+)', headline)
-    row['averaging'] = int(found[1]) if found else 1
+    row['averaging'] = averaged(headline)
     row.setdefault('signature', scores.get('signature'))
-    case = re.search(r'case:(mixed|lc)', row['signature'] or '')
-    row.setdefault('casing', {'mixed': 'mixed', 'lc': 'lower'}[case[1]] if case else None)
+    row.setdefault('casing', casing_of(row['signature']))
     search = re.fullmatch(
         r'(greedy|beam)(?: (\d+), alpha ([\d.]+))?', row.pop('decode', None) or ''
     )
     row.setdefault('beam', None if search is None else int(search[2] or 1))
     row.setdefault('alpha', float(search[3]) if search and search[3] else None)
     row.setdefault('tokens', None)
+    reasons = {field: _reason(row, field) for field in FIELDS if row.get(field, '') is None}
+    return row | {'null_because': reasons}
+
+
+def _reason(row: Mapping[str, Any], field: str) -> str:
+    """Why a field may be null."""
+    scored = 'signature' in shown(row)
     applies = {
-        'direction': row['direction'] is not None,
-        'signature': 'signature' in scores,
-        'casing': 'signature' in scores,
-        'beam': 'signature' in scores,
-        'alpha': 'signature' in scores and row['beam'] != 1,
+        'direction': re.fullmatch(r'.* [a-z]{2}-[a-z]{2}', row.get('data') or '') is not None,
+        **dict.fromkeys(('signature', 'casing', 'beam'), scored),
+        'alpha': scored and row.get('beam') != 1,
     }
-    row['null_because'] = {
-        field: NOT_RECORDED if applies.get(field, True) else DOES_NOT_APPLY
-        for field in FIELDS
-        if row.get(field) is None
-    }
-    first = [field for field in FIELDS if field != 'results']
-    rest = [field for field in row if field not in FIELDS]
-    ordered = {field: row.get(field) for field in first}
-    ordered |= {field: row[field] for field in rest if field not in ('curve', 'identity')}
-    ordered |= {'identity': row.get('identity', {}), 'results': row['results']}
-    return ordered | ({'curve': row['curve']} if 'curve' in row else {})
+    return NOT_RECORDED if applies.get(field, True) else DOES_NOT_APPLY
 
 
 def problems(row: Mapping[str, Any]) -> list[str]:
@@ -169,25 +256,31 @@ def problems(row: Mapping[str, Any]) -> list[str]:
     because = row.get('null_because', {})
     for field, (kind, _) in FIELDS.items():
         value = row.get(field)
-        if value is None:
-            if because.get(field) not in (NOT_RECORDED, DOES_NOT_APPLY):
-                found.append(f'{field} is missing, and null_because does not say why')
+        if field not in row:
+            found.append(f'{field} is missing')
+        elif value is None and field not in because:
+            found.append(f'{field} is missing, and null_because does not say why')
+        elif value is None and because[field] != _reason(row, field):
+            found.append(f'{field} is null, and the reason is {_reason(row, field)!r}')
+        elif value is None:
+            continue
         elif isinstance(value, bool) or not isinstance(value, kind):
             found.append(f'{field} is {value!r}, which is of another type')
         elif field in because:
             found.append(f'{field} is there, and null_because says that it is not')
-    for field in ('name', 'what', 'command', 'corpus', 'split', 'measure', 'seed', 'parameters'):
+    for field in MUST_BE_SAID:
         if row.get(field) in (None, ''):
             found.append(f'{field} must be said')
-    results = row.get('results') or {}
-    shown = results.get(row.get('headline', ''), {}).get(row.get('split', ''), {})
-    if row.get('measure') not in shown:
+    results = row.get('results')
+    if isinstance(results, dict) and not all(isinstance(one, dict) for one in results.values()):
+        found.append('results are not by kind of parameters and split')
+    if row.get('measure') not in shown(row):
         found.append('the measure is not among the results of the headline and split')
     if 'bleu' in str(row.get('measure')) and not row.get('signature'):
         found.append('a BLEU without signature')
     if row.get('direction') and row.get('casing') not in ('mixed', 'lower'):
         found.append('casing must be mixed or lower where text is scored')
-    return found
+    return found or contradictions(row)
 
 
 def group(name: str) -> str:
@@ -196,11 +289,41 @@ def group(name: str) -> str:
 
 
 def quality_rows(folder: Path = RESULTS) -> Iterator[dict[str, Any]]:
-    """Recorded training runs, in the order of their names."""
+    """Recorded training runs, in the order of their names, also those that have problems.
+
+    Raises:
+        UserError: a file is not JSON, or has another name than its row.
+    """
     for path in sorted(folder.glob('*.json')):
-        row = json.loads(path.read_text(encoding='utf-8'))
-        if isinstance(row, dict) and 'results' in row and 'parameters' in row:
+        try:
+            row = json.loads(path.read_text(encoding='utf-8'))
+        except ValueError as error:
+            raise UserError(f'{path} is not JSON ({error}).') from error
+        if isinstance(row, dict) and not OF_ROWS.isdisjoint(row):
+            if row.get('name') != path.stem:
+                raise UserError(f'{path} is a row named {row.get("name")!r}, not as its file.')
             yield row
+
+
+def sound_rows(folder: Path = RESULTS) -> list[dict[str, Any]]:
+    """All recorded training runs.
+
+    Raises:
+        UserError: one has problems, so that no table of them should be made.
+    """
+    found = list(quality_rows(folder))
+    wrong = [f'{row["name"]}: {problem}' for row in found for problem in problems(row)]
+    if wrong:
+        raise UserError(f'{folder} has rows that are not sound: {"; ".join(wrong)}.')
+    return found
+
+
+def said(row: Mapping[str, Any], field: str, text: str | None = None) -> str:
+    """A field in words, or why it is not there."""
+    if row[field] is not None:
+        return str(row[field]) if text is None else text
+    because = row['null_because'][field]
+    return '' if because == DOES_NOT_APPLY else because
 
 
 def ladder(run: Any, params: Any, split: str, **decoding: Any) -> dict[str, Any]:
@@ -242,27 +365,15 @@ def seconds_by_step(run: Path) -> dict[int, float]:
     return found
 
 
-def commit() -> str:
-    """The commit of the checkout."""
-    found = subprocess.run(
-        ['git', 'rev-parse', '--short', 'HEAD'],
-        cwd=Path(__file__).parent,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    return found.stdout.strip()
-
-
 def write(row: dict[str, Any], folder: Path = RESULTS) -> Path:
     """Completes a row and writes it to its file.
 
     Raises:
-        ValueError: something is missing that only the caller knows.
+        UserError: something contradicts itself, or is missing that only the caller knows.
     """
     row = finish(row)
     if found := problems(row):
-        raise ValueError(f'{row.get("name")}: {"; ".join(found)}')
+        raise UserError(f'{row.get("name")}: {"; ".join(found)}.')
     file = folder / f'{row["name"]}.json'
     file.write_text(as_text(row), encoding='utf-8')
     return file
@@ -306,4 +417,4 @@ def main() -> int:
 
 
 if __name__ == '__main__':
-    sys.exit(main())
+    program.run(main)

@@ -8,12 +8,15 @@ python benchmarks/tables.py --check    fails if one of them is not what the rows
 
 import json
 import statistics
-import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from rows import DOES_NOT_APPLY, RESULTS, group, quality_rows, write_or_check
+import commands
+import program
+from rows import RESULTS, group, said, sound_rows, write_or_check
+
+from seqzoo.errors import UserError
 
 ROOT = Path(__file__).parent.parent
 BEGIN, END = '<!-- results:begin -->', '<!-- results:end -->'
@@ -82,7 +85,7 @@ def by_group(rows: Iterable[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
     """Rows that differ in their seed alone, under the name that they have in common.
 
     Raises:
-        ValueError: rows of one name differ in more.
+        UserError: rows of one name differ in more, or in no seed.
     """
     found: dict[str, list[dict[str, Any]]] = {}
     for row in rows:
@@ -90,8 +93,22 @@ def by_group(rows: Iterable[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
     for name, members in found.items():
         for field in ALIKE:
             if len({json.dumps(row[field]) for row in members}) > 1:
-                raise ValueError(f'the rows of {name} differ in {field}; give them other names')
+                raise UserError(f'the rows of {name} differ in {field}; give them other names')
+        if len(members) > 1:
+            _refuse_no_seeds(name, members)
     return found
+
+
+def _refuse_no_seeds(name: str, members: Sequence[dict[str, Any]]) -> None:
+    """Raises `UserError` where the spread of several rows would not be that of their seeds."""
+    seeds = [row['seed'] for row in members]
+    if len(set(seeds)) < len(seeds):
+        raise UserError(f'rows of {name} have the same seed; record each seed once')
+    for row in members:
+        if row['name'] != f'{name}_seed{row["seed"]}':
+            raise UserError(f'{row["name"]} is of seed {row["seed"]}, and its name must end so')
+    if len({commands.alike(row['command']) for row in members}) > 1:
+        raise UserError(f'the commands of {name} differ in more than --seed; give them other names')
 
 
 # What rows of several seeds must have in common, so that their mean means something.
@@ -233,16 +250,16 @@ def _row_cells(members: Sequence[dict[str, Any]]) -> list[str]:
     row = members[0]
     search = 'greedy' if row['beam'] == 1 else f'beam {row["beam"]}, alpha {row["alpha"]}'
     known = {
-        'scorer': _said(row, 'signature', f'`{row["signature"]}`'),
-        'search': _said(row, 'beam', search),
-        'tokens': _said(row, 'tokens', f'{row["tokens"] or 0:,}'),
-        'data': _said(row, 'corpus_fingerprint', f'`{row["corpus_fingerprint"]}`'),
+        'scorer': said(row, 'signature', f'`{row["signature"]}`'),
+        'search': said(row, 'beam', search),
+        'tokens': said(row, 'tokens', f'{row["tokens"] or 0:,}'),
+        'data': said(row, 'corpus_fingerprint', f'`{row["corpus_fingerprint"]}`'),
     }
     return [
         f'[{group(row["name"])}](benchmarks/results/{row["name"]}.json)',
         figure(members),
         row['split'],
-        _said(row, 'casing', str(row['casing'])),
+        said(row, 'casing'),
         known['scorer'],
         f'{row["parameters"]:,}',
         _averaged(row),
@@ -250,18 +267,10 @@ def _row_cells(members: Sequence[dict[str, Any]]) -> list[str]:
         ', '.join(f'{one["steps"]:,}' for one in members),
         known['tokens'],
         ', '.join(f'{one["minutes"]:.0f}' for one in members),
-        row['device'],
-        _said(row, 'trained_at_commit', str(row['trained_at_commit'])),
+        said(row, 'device'),
+        said(row, 'trained_at_commit'),
         known['data'],
     ]
-
-
-def _said(row: dict[str, Any], field: str, text: str) -> str:
-    """A field in words, or why it is not there."""
-    if row[field] is not None:
-        return text
-    because = row['null_because'][field]
-    return '' if because == DOES_NOT_APPLY else because
 
 
 def _published_cells(one: dict[str, Any]) -> list[str]:
@@ -278,7 +287,7 @@ def _published_cells(one: dict[str, Any]) -> list[str]:
 
 def main() -> int:
     """Rewrites or checks."""
-    rows = list(quality_rows())
+    rows = sound_rows()
     groups = by_group(rows)
     published = json.loads((RESULTS / 'published.json').read_text(encoding='utf-8'))
     some = [groups[name] for name in SHOWN if name in groups]
@@ -291,4 +300,4 @@ def main() -> int:
 
 
 if __name__ == '__main__':
-    sys.exit(main())
+    program.run(main)

@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import program
 
 from seqzoo.analysis.apart import run_apart
 from seqzoo.analysis.parameters import count_parameters
@@ -255,4 +256,4 @@ def main() -> int:
 
 
 if __name__ == '__main__':
-    sys.exit(main())
+    program.run(main)

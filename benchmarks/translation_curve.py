@@ -8,11 +8,11 @@ and test, and writes `benchmarks/results/NAME.json` (one result row and the curv
 
 import argparse
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
 import jax
+import program
 import rows
 
 from seqzoo.training.averaging import average
@@ -22,29 +22,18 @@ from seqzoo.training.run import SNAPSHOTS, Run, load_run
 
 def main() -> None:
     """Scores and records."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument('run', type=Path)
-    parser.add_argument('--name', required=True, help='of the files in benchmarks/results')
-    parser.add_argument('--command', required=True, help='the command that trained the run')
-    parser.add_argument('--data-dir', type=Path)
+    parser = argparse.ArgumentParser(description=(__doc__ or '').split('\n')[0])
+    rows.add_options(parser)
     parser.add_argument('--points', type=int, default=10, help='snapshots on the curve')
     parser.add_argument('--average', type=int, default=10, help='snapshots in the final average')
-    parser.add_argument('--note', default='', help='what a reader has to know about the run')
-    parser.add_argument('--trained-at', metavar='COMMIT', help='the source that trained the run')
     arguments = parser.parse_args()
     run = load_run(arguments.run, data_dir=arguments.data_dir, splits=('dev', 'test'))
+    facts = rows.describe(run, **rows.given(arguments))  # before what takes time
     clock = rows.seconds_by_step(arguments.run)
     has_snapshots = (arguments.run / SNAPSHOTS).is_dir()
     points = list(curve(run, arguments.points, clock)) if has_snapshots else []
     final = final_scores(run, arguments.average if has_snapshots else 0)
-    row = rows.describe(
-        run,
-        name=arguments.name,
-        command=arguments.command,
-        note=arguments.note,
-        trained_at=arguments.trained_at,
-    ) | {'results': final, 'curve': points}
-    row = rows.finish(row)
+    row = rows.finish(facts | {'results': final, 'curve': points})
     rows.write(row)
     if points:
         draw(points, final, row, rows.RESULTS / f'{arguments.name}.png')
@@ -70,6 +59,7 @@ def curve(run: Run, points: int, clock: dict[int, float]):
         chosen = [steps[(i + 1) * len(steps) // count - 1] for i in range(count)]
         for step in chosen:
             restored = snapshots.restore_params(abstract, step)
+            assert restored is not None, f'step {step} was there'
             scores = {s: score(run, restored.state, s, method='greedy') for s in ('dev', 'test')}
             seconds = max((t for at, t in clock.items() if at <= step), default=0.0)
             yield {
@@ -135,7 +125,8 @@ def draw(points: list[dict[str, Any]], final: dict[str, Any], row: dict[str, Any
     axes.set_xlabel('training time (minutes)')
     axes.set_ylabel('sacreBLEU, cased')
     axes.set_ylim(bottom=0)
-    axes.set_title(f'{row["data"]}, {row["parameters"]:,} parameters, {row["device"]}', loc='left')
+    where = f'device {rows.said(row, "device")}' if row['device'] is None else row['device']
+    axes.set_title(f'{row["data"]}, {row["parameters"]:,} parameters, {where}', loc='left')
     axes.grid(color='#dddddd')
     axes.spines[['top', 'right']].set_visible(False)
     axes.legend(frameon=False, loc='lower right')
@@ -143,4 +134,4 @@ def draw(points: list[dict[str, Any]], final: dict[str, Any], row: dict[str, Any
 
 
 if __name__ == '__main__':
-    sys.exit(main())
+    program.run(main)

@@ -10,8 +10,8 @@ Hours are by formula at an assumed MFU, as `seqzoo cost CONFIG --topology T` pri
 
 import json
 import math
-import sys
 
+import program
 import rows
 
 from seqzoo.analysis.cost import ASSUMED_MFU, cost_as_compiled, cost_by_formula
@@ -101,4 +101,4 @@ def main() -> int:
 
 
 if __name__ == '__main__':
-    sys.exit(main())
+    program.run(main)

@@ -8,13 +8,12 @@ operations of the training are counted by formula for the updates that the row s
 the whole ladder of `seqzoo score`, as far as the row has it: on old rows a step may be missing.
 """
 
-import re
-import shlex
 import statistics
-import sys
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+import commands
+import program
 import rows
 import tables
 
@@ -42,7 +41,9 @@ def _bleu(members: Sequence[dict[str, Any]]) -> float:
 def _scores(row: dict[str, Any]) -> dict[str, float]:
     """What a row knows of the ladder."""
     kind = row['results'][row['headline']]
-    scores = {k: v for k, v in kind[row['split']].items() if isinstance(v, (int, float))}
+    scores: dict[str, float] = {
+        k: v for k, v in kind[row['split']].items() if isinstance(v, (int, float))
+    }
     ladder = kind.get(f'{row["split"]}_ladder', {})
     return scores | {name: one['value'] for name, one in ladder.items()}
 
@@ -50,7 +51,7 @@ def _scores(row: dict[str, Any]) -> dict[str, float]:
 def line(members: Sequence[dict[str, Any]]) -> list[str]:
     """The cells of one line."""
     row = members[0]
-    experiment = configured(row)
+    experiment = commands.experiment_of(row['command'])
     steps = statistics.fmean(one['steps'] for one in members)
     minutes = statistics.fmean(one['minutes'] for one in members)
     kind = type(experiment.model).__name__
@@ -60,7 +61,7 @@ def line(members: Sequence[dict[str, Any]]) -> list[str]:
         f'{training_flops(experiment, steps):.2e}',
         f'{steps:,.0f}',
         f'{minutes:.0f}',
-        row['device'],
+        rows.said(row, 'device'),
         f'{row["averaging"]}',
     ]
     for name in LADDER:
@@ -68,19 +69,6 @@ def line(members: Sequence[dict[str, Any]]) -> list[str]:
         spread = f' ± {statistics.stdev(values):.2f}' if len(values) > 1 else ''
         spelt.append(f'{statistics.fmean(values):.2f}{spread}' if values else 'not recorded')
     return spelt
-
-
-def configured(row: dict[str, Any]) -> Any:
-    """The experiment that the command of a row trains."""
-    from seqzoo.configuration import load_config
-
-    words = shlex.split(row['command'])
-    rest = words[words.index('train') + 1 :]
-    name, options = rest[0], []
-    for flag, value in zip(rest[1:], [*rest[2:], ''], strict=True):
-        if flag == '--seed' or re.match(r'--[a-z-]+\.', flag):
-            options += [flag] if '=' in flag else [flag, value]
-    return load_config(name, options)
 
 
 def training_flops(experiment: Any, steps: float) -> float:
@@ -119,8 +107,8 @@ def page(found: Iterable[dict[str, Any]]) -> str:
 
 def main() -> int:
     """Writes or checks."""
-    return rows.write_or_check({rows.RESULTS / 'zoo.md': page(rows.quality_rows())})
+    return rows.write_or_check({rows.RESULTS / 'zoo.md': page(rows.sound_rows())})
 
 
 if __name__ == '__main__':
-    sys.exit(main())
+    program.run(main)

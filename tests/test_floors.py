@@ -18,7 +18,7 @@ GROUND = 0
 FLOORS = {
     **dict.fromkeys(
         (
-            *('errors', 'accelerators', 'buckets', 'configuration'),
+            *('errors', 'accelerators', 'buckets', 'configuration', 'provenance'),
             *('parallel', 'data', 'decoding', 'scoring', 'optimization'),
         ),
         GROUND,

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import jax
 
-from seqzoo import buckets
+from seqzoo import buckets, provenance
 from seqzoo.errors import UserError
 from seqzoo.experiment import Experiment
 from seqzoo.parallel import agreement
@@ -279,6 +279,7 @@ def _train(
         seed=experiment.seed,
         examples_digest=history.digest,
         lost_seconds=round(lost, 3),
+        **(provenance.facts(mesh.devices.flat) if writer else {}),
         **({} if origin is None else origin.event()),
     )
     loop = Loop(

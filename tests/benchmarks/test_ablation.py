@@ -1,12 +1,15 @@
 """The ablation and the zoo: what is said of made-up rows, and once for real, as a toy."""
 
+import argparse
 import json
 import pathlib
+import subprocess
 
 import numpy as np
 import pytest
 
 from seqzoo.configuration import load_config
+from seqzoo.errors import UserError
 
 RESULTS = pathlib.Path(__file__).resolve().parents[2] / 'benchmarks' / 'results'
 
@@ -95,9 +98,10 @@ def test_the_zoo_page_is_what_the_rows_say(zoo, benchmark_program):
     assert 'recurrent: ' in wanted
 
 
-def test_operations_of_a_row_are_those_of_its_command(zoo):
+def test_operations_of_a_row_are_those_of_its_command(zoo, benchmark_program):
     name, options = 'transformer_tiny_multi30k_ende:twenty_minutes', '--model.num-layers 2 --seed 4'
-    experiment = zoo.configured({'command': f'X=1 seqzoo train {name} {options} --run R'})
+    commands = benchmark_program('commands')
+    experiment = commands.experiment_of(f'X=1 seqzoo train {name} {options} --run R')
     assert (experiment.seed, experiment.model.num_layers) == (4, 2)
     whole = zoo.training_flops(experiment, 4000)
     assert zoo.training_flops(experiment, 1000) == pytest.approx(whole / 4)
@@ -123,7 +127,7 @@ def test_a_toy_is_trained_measured_and_taken_up(ablation, tmp_path, monkeypatch,
         *('--batch.tokens=256', '--batch.max-length=16', '--batch.fitted-buckets=1'),
         *('--train.snapshot-every=1', '--train.log-every=5', '--schedule.warmup-steps=2'),
     ]
-    ablation.main(words)
+    assert ablation.main(words) == 0
     assert '| greedy |' in capsys.readouterr().out
     made = sorted(path.name for path in (tmp_path / 'rows').iterdir())
     assert made == [
@@ -136,6 +140,7 @@ def test_a_toy_is_trained_measured_and_taken_up(ablation, tmp_path, monkeypatch,
     assert found['tokens'] > 0
     assert found['corpus_fingerprint']
     assert found['trained_at_commit']
+    assert 'jaxlib' in found['versions']
     assert 'bleu_moses' in found['results']['average_of_last_10']['test_ladder']
 
     def never(*words, **options):
@@ -157,5 +162,51 @@ def test_no_runs_and_no_updates_are_refused(ablation, option, tmp_path, capsys):
 def test_a_row_of_another_command_is_not_mixed_in(ablation, tmp_path):
     (tmp_path / 'ablation_base_seed0.json').write_text(json.dumps({'command': 'seqzoo train x'}))
     words = ['--folder', str(tmp_path / 'runs'), '--data-dir', str(tmp_path)]
-    with pytest.raises(SystemExit, match='is of another command'):
+    with pytest.raises(UserError, match='is of another command'):
         ablation.main([*words, '--results', str(tmp_path), '--only', 'base', '--seeds', '1'])
+
+
+def test_a_change_that_cannot_be_trained_is_named_and_the_others_go_on(
+    ablation, tmp_path, monkeypatch, capsys
+):
+    begun = []
+
+    def refused(words, **options):
+        begun.append(words[words.index('--run') + 1])
+        return subprocess.CompletedProcess(words, 2)
+
+    monkeypatch.setattr(ablation.subprocess, 'run', refused)
+    words = ['--folder', str(tmp_path / 'runs'), '--data-dir', str(tmp_path), '--seeds', '1']
+    words += ['--results', str(tmp_path / 'rows'), '--only', 'base,post_norm', '--steps', '30']
+    assert ablation.main(words) == 2
+    assert [pathlib.Path(run).name for run in begun] == ['base_seed0', 'post_norm_seed0']
+    said = capsys.readouterr().err
+    assert 'not trained: base, seed 0: its training left with status 2' in said
+    assert 'not trained: post_norm, seed 0: ' in said
+
+
+@pytest.mark.parametrize('status', [75, 130])
+def test_a_change_that_somebody_stopped_stops_the_others(ablation, tmp_path, monkeypatch, status):
+    def stopped(words, **options):
+        return subprocess.CompletedProcess(words, status)
+
+    monkeypatch.setattr(ablation.subprocess, 'run', stopped)
+    words = ['--folder', str(tmp_path / 'runs'), '--data-dir', str(tmp_path), '--seeds', '1']
+    with pytest.raises(SystemExit) as left:
+        ablation.main([*words, '--results', str(tmp_path / 'rows')])
+    assert left.value.code == status
+
+
+def test_a_schedule_without_an_end_is_given_none(ablation):
+    for config, decays in ((ablation.CONFIG, True), ('transformer_tiny_text', False)):
+        given = argparse.Namespace(config=config, steps=30)
+        words = ablation.command('base', 0, given, [])
+        assert ('--schedule.decay-steps' in words) is decays
+        load_config(config, words[3:])
+
+
+def test_an_ablation_of_nothing_begins_nothing(ablation, tmp_path):
+    words = ['--folder', str(tmp_path), '--data-dir', str(tmp_path), '--config', 'nothing']
+    with pytest.raises(UserError, match='nothing'):
+        ablation.main([*words, '--results', str(tmp_path / 'rows')])
+    assert not (tmp_path / 'rows').exists()

@@ -104,6 +104,19 @@ def test_other_training_data_is_refused(train, write_corpus, tmp_path):
     assert 'data' in refused.err
 
 
+def test_each_start_says_on_what_and_by_which_source_it_trains(train, tmp_path, monkeypatch):
+    monkeypatch.setattr(training.provenance, 'commit', lambda: 'abc1234-dirty')
+    assert train(steps=1).status == 0
+    monkeypatch.setattr(training.provenance, 'commit', lambda: None)
+    assert train(steps=2).status == 0
+    first, second = (e for e in events_of(tmp_path / 'run') if e['kind'] == 'start')
+    assert (first['commit'], second['commit']) == ('abc1234-dirty', None)
+    assert (first['devices'], first['backend']) == (8, 'cpu')
+    assert first['device'].endswith(', cpu')
+    assert first['versions']['jax'] == jax.__version__
+    assert set(first['versions']) >= {'python', 'jaxlib', 'flax', 'optax', 'numpy', 'seqzoo'}
+
+
 def test_a_fork_begins_with_the_parameters_of_the_other_run(train, tmp_path):
     assert train('first', steps=4).status == 0
     forked = train('second', '--fork-from', str(tmp_path / 'first'), '--seed=5', steps=1)
