@@ -7,9 +7,8 @@ network that reads a small ELMo, beside the same network without.
 pre-trains `bert_small_wikitext` once into RUNS/pretrained, or `elmo_small_wikitext:war_and_peace`
 into RUNS/pretrained-elmo; for each task and seed it trains twice, with `--pretrained` and without,
 and evaluates the best checkpoint of each. What is there already is not done again: stopped, it goes
-on where it was. All of it is the ordinary commands. The table is printed, and for each task and
-each way a row of `benchmarks/results` is written: mean and deviation over the seeds, and the
-figures of each.
+on where it was. All of it is the ordinary commands. Each run becomes a row of `benchmarks/results`,
+whose tables have the mean and the deviation over the seeds; here they are printed too.
 
 Options behind `--` are given to every training, `--` included: a trial at toy size is
 
@@ -19,6 +18,7 @@ Options behind `--` are given to every training, `--` included: a trial at toy s
 
 import argparse
 import json
+import shlex
 import statistics
 import subprocess
 import sys
@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import Any
 
 import program
+import record_run
 import rows
 
 from seqzoo.training.run import load_run
@@ -112,13 +113,16 @@ def main(argv: list[str] | None = None) -> None:
                 more = [*options, *overrides, '--seed', str(seed)]
                 train(config, run, arguments.data_dir, more)
                 found.append(evaluated(run, arguments.data_dir))
-            words = ['--pretrained', 'P'] if options else []
-            more = ' '.join([*words, *overrides, '--seed', 'S'])
-            command = f'seqzoo train {config} --run R --data-dir D {more}'
-            row = row_of(problem, way, runs[0], found, before if options else None, command)
-            file = arguments.results / f'{row["name"]}.json'
-            file.write_text(json.dumps(row, indent=2, ensure_ascii=False) + '\n', encoding='utf-8')
-            table.append((problem.config, way, row['results']['over_seeds'][problem.measure]))
+                words = ['--pretrained', 'P'] if options else []
+                command = shlex.join([*words, *overrides, '--seed', str(seed)])
+                row = row_of(
+                    f'{plain(problem.config)}_{way}_seed{seed}',
+                    f'seqzoo train {config} --run R --data-dir D {command}',
+                    run,
+                    before if options else None,
+                ) | record_run.measured(run, found[-1], problem.measure, 'test')
+                rows.write(row, arguments.results)
+            table.append((problem.config, way, over_seeds(found)[problem.measure]))
             print(as_line(*table[-1]), flush=True)
     print('\n' + '\n'.join(as_line(*entry) for entry in table))
 
@@ -168,33 +172,24 @@ def over_seeds(found: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
     return summary
 
 
-def row_of(
-    problem: Problem,
-    way: str,
-    run: Path,
-    found: list[dict[str, Any]],
-    before: dict[str, Any] | None,
-    command: str,
-) -> dict[str, Any]:
-    """A row of results; `run` is one of the runs that it sums up."""
-    loaded = load_run(run)
-    note = f'{len(found)} seeds; best checkpoint by the dev part, test'
-    name, first = f'{plain(problem.config)}_{way}', command.replace('--seed S', '--seed 0')
-    row = rows.describe(loaded, name=name, command=first, note=note) | {
-        'command': command,
-        'measure': problem.measure,
-        'split': 'test',
-        'results': {'over_seeds': over_seeds(found)},
-        'steps_of_best': [one['step'] for one in found],
-    }
-    if before is not None:
-        row['pretrained'] = {
-            'config': before['config'],
+def row_of(name: str, command: str, run: Path, before: dict[str, Any] | None) -> dict[str, Any]:
+    """The facts of a run; `before`: how well what it began with had been pre-trained."""
+    if before is None:
+        return rows.describe(load_run(run), name=name, command=command)
+    first, metrics = before['config'], before['metrics']
+    return rows.describe(
+        load_run(run),
+        name=name,
+        command=command,
+        note=f'P is `seqzoo train {first} --run P --data-dir D`, of {before["step"]:,} updates',
+    ) | {
+        'pretrained': {
+            'config': first,
             'data': before['data'],
             'step': before['step'],
-            'test': before['metrics'],
+            'test': metrics,
         }
-    return row
+    }
 
 
 def plain(config: str) -> str:

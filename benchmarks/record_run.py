@@ -31,22 +31,34 @@ def main(argv: list[str] | None = None) -> None:
     run = load_run(arguments.run, data_dir=arguments.data_dir, splits=(arguments.split,))
     facts = rows.describe(run, **rows.given(arguments))  # before what takes time
     found = evaluate(arguments.run, split=arguments.split, data_dir=arguments.data_dir)
-    metrics = found['metrics']
-    if arguments.measure not in metrics:
-        raise UserError(f'there is no {arguments.measure}; the run has {", ".join(metrics)}')
-    if found['signature']:
-        metrics = {**metrics, 'signature': found['signature']}
-    row = facts | {
-        'measure': arguments.measure,
-        'split': arguments.split,
-        'results': {'best_checkpoint': {'step': found['step'], arguments.split: metrics}},
-        'curve': dev_curve(arguments.run),
-    }
+    row = facts | measured(arguments.run, found, arguments.measure, arguments.split)
     if row['direction']:
         kind = row['results']['best_checkpoint']
         kind[f'{arguments.split}_ladder'] = rows.ladder(run, run.params, arguments.split)
     print(rows.write(row))
     print(json.dumps(row['results'], indent=2))
+
+
+def measured(run: Path, found: dict[str, Any], measure: str, split: str) -> dict[str, Any]:
+    """What a row says of an evaluation of the best checkpoint.
+
+    Args:
+        run: the folder of the run.
+        found: what `evaluate` returned, or printed as JSON.
+        measure: the metric that the tables show.
+        split: that was evaluated.
+    """
+    metrics = found['metrics']
+    if measure not in metrics:
+        raise UserError(f'there is no {measure}; the run has {", ".join(metrics)}')
+    if found.get('signature'):
+        metrics = {**metrics, 'signature': found['signature']}
+    return {
+        'measure': measure,
+        'split': split,
+        'results': {'best_checkpoint': {'step': found['step'], split: metrics}},
+        'curve': dev_curve(run),
+    }
 
 
 def dev_curve(run: Path) -> list[dict[str, Any]]:

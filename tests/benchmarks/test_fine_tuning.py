@@ -42,6 +42,9 @@ def test_each_seed_is_trained_both_ways_once(program, monkeypatch, tmp_path):
     monkeypatch.setattr(program.subprocess, 'run', run)
     monkeypatch.setattr(program, 'load_run', lambda path: path)
     monkeypatch.setattr(program.rows, 'describe', lambda run, **said: said)
+    monkeypatch.setattr(program.record_run, 'dev_curve', lambda run: [])
+    written = []
+    monkeypatch.setattr(program.rows, 'write', lambda row, folder: written.append(row))
     asked = ['--data-dir', 'D', '--runs', str(tmp_path / 'runs'), '--results', str(tmp_path)]
     program.main([*asked, '--seeds', '2', '--', '--train.steps', '4'])
     trained = [words for words in commands if words[0] == 'train']
@@ -49,8 +52,14 @@ def test_each_seed_is_trained_both_ways_once(program, monkeypatch, tmp_path):
     assert all(words[-4:-2] == ['--train.steps', '4'] for words in trained[1:])
     assert sum('--pretrained' in words for words in trained) == 4
     assert len(commands) == 2 * len(trained)
-    row = json.loads((tmp_path / 'bert_small_rt_polarity_pretrained.json').read_text())
-    assert str(tmp_path) not in row['command']
-    assert row['results']['over_seeds']['accuracy']['each'] == [50.0, 50.0]
+    assert [row['name'] for row in written[:4]] == [
+        f'bert_small_rt_polarity_{way}_seed{seed}' for way in program.WAYS for seed in (0, 1)
+    ]
+    assert not any(str(tmp_path) in row['command'] for row in written)
+    assert [row['command'].rpartition(' ')[2] for row in written] == ['0', '1'] * 4
+    assert ['--pretrained P' in row['command'] for row in written] == [True, True, False, False] * 2
+    assert ['pretrained' in row for row in written] == [True, True, False, False] * 2
+    best = {'step': 4, 'test': {'accuracy': 50.0}}
+    assert all(row['results'] == {'best_checkpoint': best} for row in written)
     program.main([*asked, '--seeds', '2', '--', '--train.steps', '4'])
     assert len(commands) == 2 * len(trained)
