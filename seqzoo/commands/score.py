@@ -21,7 +21,7 @@ rows take words as the spaces separate them, and mean something only for files t
 
     bleu                        sacreBLEU, cased: the one to report
     bleu_lowercase, bleu_intl   the same with -lc, with -tok intl
-    bleu_tokenized(_lowercase)  multi-bleu of the files as they are
+    bleu_tokenized(_lowercase)  multi-bleu of the files as they are; _lowercase is its -lc, A to Z
     bleu_moses                  multi-bleu after Moses' tokenizer
     bleu_compound_split         the same, hyphens set off as ##AT##-##AT##
     bleu_compound_split_quotes  the same against a reference with altered quotation marks, which is

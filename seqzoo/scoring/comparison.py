@@ -96,7 +96,6 @@ def paired_bootstrap(
     assert first.ci is not None
     assert second.ci is not None
     assert second.p_value is not None
-    text = str(signature).replace('tok:none', f'tok:{scorer.tokenization or "none"}')
     return PairedComparison(
         name=scorer.name,
         system=float(second.score),
@@ -106,5 +105,5 @@ def paired_bootstrap(
         system_interval=float(second.ci),
         baseline_interval=float(first.ci),
         samples=samples,
-        signature=text,
+        signature=scorer.signature_of(signature),
     )

@@ -5,11 +5,13 @@ import math
 import subprocess
 import sys
 from collections import Counter
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from seqzoo.data.tokenizers import TokenizerConfig
 from seqzoo.errors import UserError
 from seqzoo.scoring import (
     bleu,
@@ -21,6 +23,7 @@ from seqzoo.scoring import (
     tokenized_bleu,
 )
 from seqzoo.scoring.scorer import split_compounds
+from seqzoo.tasks.translation import Translation
 
 SCORERS = [bleu, tokenized_bleu, compound_split_bleu, chrf, ter, exact_match, score_table]
 
@@ -86,7 +89,7 @@ def test_signatures_name_what_changes_the_number():
     h, r = ['Ein Hund läuft über die Wiese.'], ['ein Hund rennt über die Wiese.']
     assert 'case:mixed|eff:no|tok:13a|smooth:exp|version:' in bleu(h, r).signature
     assert 'case:lc|eff:no|tok:intl' in bleu(h, r, lowercase=True, tokenize='intl').signature
-    assert 'case:lc|eff:no|tok:none|smooth:none' in tokenized_bleu(h, r).signature
+    assert 'case:lc-ascii|eff:no|tok:ascii-blanks|smooth:none' in tokenized_bleu(h, r).signature
     assert 'tok:moses-de+compounds|smooth:none' in compound_split_bleu(h, r).signature
     altered = compound_split_bleu(h, r, tokenize='13a', alter_reference_quotes=True)
     assert 'tok:13a+compounds+quotes|' in altered.signature
@@ -102,9 +105,22 @@ def test_case_and_punctuation_matter_where_they_should():
     assert tokenized_bleu(h, r).value < 100
 
 
+def test_translations_are_judged_lower_cased_in_every_alphabet():
+    """As Moses' script lower-cases the text of the papers, and multi-bleu's -lc does not."""
+    task = Translation(tokenizer=TokenizerConfig(kind='bpe', moses=True))
+    sides = ['Öl ist für ALLE da .'], ['öl ist FÜR alle da .']
+    found = task.score(*sides, tokenizer=SimpleNamespace(preprocess=str))
+    assert found['bleu_tokenized_lowercase'] == pytest.approx(100)
+    assert tokenized_bleu(*sides).value < 100
+
+
 def test_compounds_are_split_at_their_hyphens():
     assert split_compounds('eine rich-text Datei - neu -alt') == (
         'eine rich ##AT##-##AT## text Datei - neu -alt'
+    )
+    # The script sees bytes: of the ü it takes one with each hyphen.
+    assert split_compounds('T-ü-V T-u-V') == (
+        'T ##AT##-##AT## ü ##AT##-##AT## V T ##AT##-##AT## u-V'
     )
     score = compound_split_bleu(['A rich-text file here'], ['A rich-text file here'])
     assert score.value == pytest.approx(100)
