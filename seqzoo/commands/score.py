@@ -22,11 +22,13 @@ rows take words as the spaces separate them, and mean something only for files t
     bleu                        sacreBLEU, cased: the one to report
     bleu_lowercase, bleu_intl   the same with -lc, with -tok intl
     bleu_tokenized(_lowercase)  multi-bleu of the files as they are; _lowercase is its -lc, A to Z
-    bleu_moses                  multi-bleu after Moses' tokenizer
+    bleu_moses(_lowercase)      multi-bleu after Moses' tokenizer; _lowercase in every alphabet
     bleu_compound_split         the same, hyphens set off as ##AT##-##AT##
     bleu_compound_split_quotes  the same against a reference with altered quotation marks, which is
                                 how "Attention Is All You Need" scores English-German
     chrf, ter (less is better), exact_match
+
+The four rows after Moses' tokenizer are left out where it has no rules for the language.
 
 METEOR is not here: its versions give 56 and 68 for one and the same kind of output.
 
@@ -63,7 +65,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         '--language',
         metavar='L',
-        help="whose rules Moses' tokenizer goes by (default: the ending of REFERENCES, else de)",
+        help="one that Moses' tokenizer has rules for, which it goes by (default: the ending of "
+        'REFERENCES, else de)',
     )
     parser.add_argument(
         '--compare', type=Path, metavar='FILE', help='what an earlier call printed with --json'
@@ -84,8 +87,9 @@ def run(arguments: argparse.Namespace) -> int:
     ]
     if not references:
         raise UserError(f'{arguments.references} is empty; there is nothing to score')
-    language = arguments.language or _language_of(arguments.references)
+    language = _language(arguments.language, arguments.references)
     names = _chosen(arguments.only, language)
+    _say_whose_rules(arguments, language, names)
     digest = hashlib.sha256('\n'.join(references).encode()).hexdigest()
     earlier = {} if arguments.compare is None else _earlier(arguments.compare, digest)
     published = None if arguments.published is None else _published(arguments.published, names)
@@ -149,9 +153,40 @@ def _say_if_tokenized(path: Path, lines: Sequence[str]) -> None:
             return
 
 
-def _language_of(path: Path) -> str:
-    ending = path.name.removesuffix('.gz').rpartition('.')[2]
-    return ending if len(ending) == 2 and ending.isalpha() else 'de'
+def _language_of(path: Path) -> str | None:
+    """The language that the ending of a file's name says, if it says one."""
+    from seqzoo.scoring import moses_languages
+
+    ending = path.name.removesuffix('.gz').rpartition('.')[2].lower()
+    is_code = len(ending) == 2 and ending.isascii() and ending.isalpha()
+    return ending if is_code or ending in moses_languages() else None
+
+
+def _language(asked: str | None, references: Path) -> str:
+    from seqzoo.scoring import check_moses_language
+
+    if asked is not None:
+        check_moses_language(asked)
+        return asked
+    return _language_of(references) or 'de'
+
+
+def _say_whose_rules(arguments: argparse.Namespace, language: str, names: Sequence[str]) -> None:
+    """Says what nobody asked for: rules by default, or rows that are left out."""
+    from seqzoo.scoring import moses_languages
+
+    path = arguments.references
+    if language not in moses_languages() and arguments.only is None:
+        say(
+            f"Moses' tokenizer has no rules for the language {language!r}, the ending of {path}; "
+            'the scores that go by them are left out, unless --language names one that it has'
+        )
+    assumed = arguments.language is None and _language_of(path) is None
+    if assumed and any('moses' in name or 'compound' in name for name in names):
+        say(
+            f"the ending of {path} names no language; Moses' tokenizer goes by the rules for "
+            f'{language!r} unless --language names another'
+        )
 
 
 def _names(language: str) -> list[str]:
@@ -161,12 +196,16 @@ def _names(language: str) -> list[str]:
 
 
 def _chosen(only: str | None, language: str) -> list[str]:
+    from seqzoo.scoring import check_moses_language
+
     known = _names(language)
     chosen = known if only is None else [name.strip() for name in only.split(',') if name.strip()]
     if not chosen:
         raise UserError(f'--only {only!r} names no score; choose from {", ".join(known)}')
     for name in chosen:
         if name not in known:
+            if name in _names('de'):  # only the language is in the way
+                check_moses_language(language)
             raise UserError(f'there is no score {name!r}; choose from {", ".join(known)}')
     return chosen
 

@@ -18,7 +18,7 @@ from seqzoo.scoring.chrf import chrf
 from seqzoo.scoring.comparison import PairedComparison, difference, paired_bootstrap
 from seqzoo.scoring.exact_match import exact_match
 from seqzoo.scoring.score import Score
-from seqzoo.scoring.scorer import Scorer
+from seqzoo.scoring.scorer import Scorer, check_moses_language, moses_languages
 from seqzoo.scoring.table import score_table, scorers
 from seqzoo.scoring.ter import ter
 
@@ -27,10 +27,12 @@ __all__ = [
     'Score',
     'Scorer',
     'bleu',
+    'check_moses_language',
     'chrf',
     'compound_split_bleu',
     'difference',
     'exact_match',
+    'moses_languages',
     'paired_bootstrap',
     'score_table',
     'scorers',

@@ -8,6 +8,7 @@ from seqzoo.scoring.score import Score
 from seqzoo.scoring.scorer import (
     Scorer,
     alter_quotes,
+    check_moses_language,
     keep_words,
     lower_ascii,
     moses_tokenize,
@@ -72,21 +73,35 @@ def _tokens_line(lowercase: bool, line: str, is_reference: bool) -> str:
     return keep_words(lower_ascii(line) if lowercase else line)
 
 
-def moses_scorer(language: str, *, quoted_by: str = '') -> Scorer:
-    """Multi-bleu of text that Moses' rules tokenise first, cased; input is detokenised text."""
+def moses_scorer(language: str, *, lowercase: bool = False, quoted_by: str = '') -> Scorer:
+    """Multi-bleu of text that Moses' rules tokenise first; input is detokenised text.
+
+    Args:
+        language: whose rules Moses goes by.
+        lowercase: whether case is ignored, of every alphabet, as in text that Moses' script
+            lower-cases.
+        quoted_by: who gives numbers of this kind.
+
+    Raises:
+        UserError: Moses has no rules for the language.
+    """
+    check_moses_language(language)
     return Scorer(
-        name='bleu_moses',
+        name='bleu_moses' + '_lowercase' * lowercase,
         metric='BLEU',
         settings=_BY_SPACES,
-        prepare=functools.partial(_moses_line, language),
+        prepare=functools.partial(_moses_line, language, lowercase),
         tokenization=f'moses-{language}',
+        casing='lc' * lowercase,
+        rules='sacremoses',
         quoted_by=quoted_by,
     )
 
 
-def _moses_line(language: str, line: str, is_reference: bool) -> str:
+def _moses_line(language: str, lowercase: bool, line: str, is_reference: bool) -> str:
     del is_reference
-    return moses_tokenize(line, language)
+    line = moses_tokenize(line, language)
+    return line.lower() if lowercase else line
 
 
 Tokenize = Literal['moses', 'none'] | str
@@ -113,7 +128,12 @@ def compound_split_scorer(
         language: whose rules Moses goes by.
         alter_reference_quotes: alter the reference's quotation marks too.
         quoted_by: who gives numbers of this kind.
+
+    Raises:
+        UserError: Moses has no rules for the language.
     """
+    if tokenize == 'moses':
+        check_moses_language(language)
     name = 'bleu_compound_split' + '_quotes' * alter_reference_quotes
     by = {'moses': f'moses-{language}', 'none': 'ascii-blanks'}.get(tokenize, tokenize)
     return Scorer(
@@ -122,6 +142,7 @@ def compound_split_scorer(
         settings=_BY_SPACES,
         prepare=functools.partial(_compounds_line, tokenize, language, alter_reference_quotes),
         tokenization=f'{by}+compounds' + '+quotes' * alter_reference_quotes,
+        rules='' if tokenize == 'none' else 'sacremoses',
         quoted_by=quoted_by,
     )
 

@@ -8,8 +8,10 @@ import functools
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from importlib.metadata import version
 from typing import Any, Literal
 
+from seqzoo.errors import UserError
 from seqzoo.scoring.score import Score, check_corpus
 
 # A line of a hypothesis, or with `True` of a reference, as the metric is to see it.
@@ -33,6 +35,7 @@ class Scorer:
         prepare: what is done to every line first.
         tokenization: what that is called in the signature, in place of `tok:none`.
         casing: what it does to case, in place of `case:mixed`.
+        rules: the package by whose rules it takes words apart; its version changes the number too.
         quoted_by: who gives numbers of this kind.
     """
 
@@ -42,6 +45,7 @@ class Scorer:
     prepare: Prepare = unchanged
     tokenization: str = ''
     casing: str = ''
+    rules: str = ''
     quoted_by: str = ''
 
     def make_metric(self) -> Any:
@@ -60,14 +64,15 @@ class Scorer:
         )
 
     def signature_of(self, theirs: Any) -> str:
-        """All settings that change the number, and the version of the metric.
+        """All settings that change the number, and the versions of the metric and of the rules.
 
         Args:
             theirs: what sacreBLEU gives as the signature, which knows nothing of `prepare`.
         """
         signature = str(theirs)
         signature = signature.replace('tok:none', f'tok:{self.tokenization or "none"}')
-        return signature.replace('case:mixed', f'case:{self.casing or "mixed"}')
+        signature = signature.replace('case:mixed', f'case:{self.casing or "mixed"}')
+        return f'{signature}|{self.rules}:{version(self.rules)}' if self.rules else signature
 
     def __call__(self, hypotheses: Sequence[str], references: Sequence[str]) -> Score:
         """The score of a corpus.
@@ -136,6 +141,25 @@ def alter_quotes(line: str) -> str:
 def replace_unicode_punctuation(line: str) -> str:
     """What Moses' script of that name does, which knows the upper quotation marks alone."""
     return _normalizer().replace_unicode_punct(line)
+
+
+@functools.cache
+def moses_languages() -> tuple[str, ...]:
+    """The languages that Moses' tokenizer has rules for; of any other it would take the English
+    ones without a word.
+    """
+    from sacremoses.corpus import NonbreakingPrefixes
+
+    return tuple(sorted(set(NonbreakingPrefixes().available_langs.values())))
+
+
+def check_moses_language(language: str) -> None:
+    """Raises `UserError` unless Moses' tokenizer has rules for a language."""
+    if language not in moses_languages():
+        raise UserError(
+            f"Moses' tokenizer has no rules for the language {language!r}; it has them for "
+            f'{", ".join(moses_languages())}'
+        )
 
 
 def moses_tokenize(line: str, language: str) -> str:

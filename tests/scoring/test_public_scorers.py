@@ -114,6 +114,9 @@ def test_every_dialect_agrees_with_the_public_scorer_to_the_second_decimal(newst
         'bleu_tokenized': multi_bleu(hypotheses, references),
         'bleu_tokenized_lowercase': multi_bleu(hypotheses, references, lowercase=True),
         'bleu_moses': multi_bleu(tokenized(hypotheses), tokenized(references)),
+        'bleu_moses_lowercase': multi_bleu(
+            *([line.lower() for line in tokenized(side)] for side in (hypotheses, references))
+        ),
         'bleu_compound_split': multi_bleu(theirs, plain),
         'bleu_compound_split_quotes': multi_bleu(
             theirs, [with_compounds_apart(line) for line in tokenized(altered)]
@@ -255,6 +258,33 @@ def test_scores_that_cannot_be_given_are_refused(files, capsys):
     words = ['score', one, references, '--system2', two, '--samples', '2']
     assert main([*words, '--only', 'bleu,exact_match']) == 2
     assert 'exact_match has no bootstrap' in capsys.readouterr().err
+
+
+def test_the_language_of_the_rules_is_named_or_said(files, tmp_path, capsys):
+    references, one, _ = files
+    only = ['--only', 'bleu_moses', '--json']
+    assert main(['score', one, references, *only, '--language', 'zzq']) == 2
+    assert "no rules for the language 'zzq'; it has them for as, bn" in capsys.readouterr().err
+
+    def written(name):
+        (tmp_path / name).write_text(pathlib.Path(references).read_text('utf-8'), 'utf-8')
+        return str(tmp_path / name)
+
+    assert main(['score', one, written('ref.txt'), *only]) == 0
+    text = capsys.readouterr()
+    assert json.loads(text.out)['language'] == 'de'
+    assert "names no language; Moses' tokenizer goes by the rules for 'de'" in text.err
+    assert main(['score', one, written('ref.txt'), '--only', 'bleu']) == 0
+    assert 'names no language' not in capsys.readouterr().err
+    assert main(['score', one, written('ref.FR'), *only]) == 0
+    text = capsys.readouterr()
+    assert (json.loads(text.out)['language'], text.err) == ('fr', '')
+    assert main(['score', one, written('ref.ja'), *only]) == 2
+    assert "no rules for the language 'ja'" in capsys.readouterr().err
+    assert main(['score', one, written('ref.ja'), '--json']) == 0
+    text = capsys.readouterr()
+    assert not [name for name in json.loads(text.out)['scores'] if 'moses' in name]
+    assert 'are left out' in text.err
 
 
 def test_a_papers_figure_stands_beside_its_own_dialect_alone(files, capsys):

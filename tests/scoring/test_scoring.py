@@ -5,6 +5,7 @@ import math
 import subprocess
 import sys
 from collections import Counter
+from importlib.metadata import version
 from types import SimpleNamespace
 
 import pytest
@@ -22,6 +23,7 @@ from seqzoo.scoring import (
     ter,
     tokenized_bleu,
 )
+from seqzoo.scoring.bleu import compound_split_scorer, moses_scorer
 from seqzoo.scoring.scorer import split_compounds
 from seqzoo.tasks.translation import Translation
 
@@ -158,6 +160,7 @@ def test_table_has_every_dialect_once_and_is_plain_data():
         'bleu_tokenized',
         'bleu_tokenized_lowercase',
         'bleu_moses',
+        'bleu_moses_lowercase',
         'bleu_compound_split',
         'bleu_compound_split_quotes',
         'chrf',
@@ -170,6 +173,26 @@ def test_table_has_every_dialect_once_and_is_plain_data():
     again = json.loads(json.dumps([score.as_dict() for score in table]))
     assert again[0]['value'] == table[0].value
     assert table[0].signature in str(table[0])
+
+
+def test_a_language_without_rules_is_never_scored_by_others():
+    assert all('moses' not in score.signature for score in score_table(['a b'], ['a b'], 'ja'))
+    for make in (moses_scorer, lambda language: compound_split_scorer(language=language)):
+        with pytest.raises(UserError, match=r"no rules for the language 'ja'; it has them for as,"):
+            make('ja')
+
+
+def test_scores_by_moses_rules_name_the_version_of_the_rules():
+    by_rules = {s.name for s in score_table(['a b'], ['a b'], 'fr') if 'sacremoses' in s.signature}
+    assert by_rules == {
+        'bleu_moses',
+        'bleu_moses_lowercase',
+        'bleu_compound_split',
+        'bleu_compound_split_quotes',
+    }
+    signature = moses_scorer('fr', lowercase=True)(['a b'], ['a b']).signature
+    assert signature.startswith('nrefs:1|case:lc|eff:no|tok:moses-fr|smooth:none|version:')
+    assert signature.endswith(f'|sacremoses:{version("sacremoses")}')
 
 
 @pytest.mark.parametrize('scorer', SCORERS)
