@@ -9,6 +9,11 @@ from typing import Any
 
 from seqzoo.commands.command import Command, add_json, at_least, table
 from seqzoo.commands.lines import read_lines
+from seqzoo.commands.published_figure import (
+    PublishedFigure,
+    published_figure,
+    target_language,
+)
 from seqzoo.commands.reporting import say
 from seqzoo.configuration import load_config
 from seqzoo.errors import UserError
@@ -35,7 +40,9 @@ METEOR is not here: its versions give 56 and 68 for one and the same kind of out
 With --system2 both outputs are scored and compared by paired bootstrap, which is slow for TER:
 choose with --only. With --compare the scores of an earlier call (its --json output) stand beside
 these, of the same references and signatures only; with --published the paper's figure of a
-configuration stands beside the one score that it may be compared with.
+configuration stands beside the one score that it may be compared with, if the references are of its
+language and as many as its test set has. Beside tokenised BLEU that is bleu_tokenized of tokenised
+files, bleu_moses of others.
 
 examples:
   seqzoo predict runs/demo --input test.en --output test.hyp
@@ -87,15 +94,24 @@ def run(arguments: argparse.Namespace) -> int:
     ]
     if not references:
         raise UserError(f'{arguments.references} is empty; there is nothing to score')
-    language = _language(arguments.language, arguments.references)
+    if arguments.system2 is not None and (arguments.compare or arguments.published):
+        raise UserError('--system2 stands alone; leave --compare and --published out')
+    experiment = None if arguments.published is None else load_config(arguments.published)
+    otherwise = None if experiment is None else target_language(experiment)
+    language = _language(arguments.language, arguments.references, otherwise or 'de')
     names = _chosen(arguments.only, language)
     _say_whose_rules(arguments, language, names)
     digest = hashlib.sha256('\n'.join(references).encode()).hexdigest()
     earlier = {} if arguments.compare is None else _earlier(arguments.compare, digest)
-    published = None if arguments.published is None else _published(arguments.published, names)
     if len(systems) == 2:
         return _print_comparison(arguments, names, language, systems, references)
-    for path, lines in ((arguments.hypotheses, systems[0]), (arguments.references, references)):
+    files, texts = (arguments.hypotheses, arguments.references), (systems[0], references)
+    published = None
+    if experiment is not None:
+        published = published_figure(
+            str(arguments.published), experiment, files, texts, language, names
+        )
+    for path, lines in zip(files, texts, strict=True):
         _say_if_tokenized(path, lines)
     scores = _scores(names, language, systems[0], references)
     found = {s.name: _plain(s) for s in scores}
@@ -110,9 +126,18 @@ def run(arguments: argparse.Namespace) -> int:
         if earlier:
             result['compared'] = beside
         if published is not None:
-            result['published'] = published
+            result['published'] = vars(published)
         print(json.dumps(result, ensure_ascii=False))
-        return 0
+    else:
+        _print_scores(scores, beside, published)
+    return 0
+
+
+def _print_scores(
+    scores: Sequence[Any],
+    beside: dict[str, dict[str, float]],
+    published: PublishedFigure | None,
+) -> None:
     header = ('SCORE', ' VALUE', *(('BEFORE', 'DIFFERENCE') if beside else ()), 'SIGNATURE', 'AS')
     rows: list[Sequence[Any]] = [header]
     for score in scores:
@@ -123,12 +148,12 @@ def run(arguments: argparse.Namespace) -> int:
         rows.append((score.name, _two(score.value), *columns, score.signature, score.quoted_by))
     print(table(rows))
     if published is not None:
-        value = _two(found[published['score']]['value']).strip()
+        (value,) = (_two(s.value).strip() for s in scores if s.name == published.score)
         print(
-            f'\n{published["paper"]}: {published["result"]} ({published["source"]}). Of the scores '
-            f'above it may be compared with {published["score"]} alone: {value}.'
+            f'\n{published.paper}: {published.result} ({published.source}). Of the scores above it '
+            f'may be compared with {published.score} alone: {value}.',
+            *published.notes,
         )
-    return 0
 
 
 def _outputs(path: Path, references: Path, wanted: int) -> list[str]:
@@ -143,14 +168,13 @@ def _outputs(path: Path, references: Path, wanted: int) -> list[str]:
 
 def _say_if_tokenized(path: Path, lines: Sequence[str]) -> None:
     """A warning where the text is not what a reader would see, which all but two rows expect."""
-    for mark in ('&apos;', '&quot;', '&amp;', '@-@', '@@ ', '▁', '##AT##'):
-        count = sum(mark in line for line in lines)
-        if 100 * count > len(lines):
-            say(
-                f'{path} looks tokenised ({mark!r} in {count:,} of {len(lines):,} lines); only the '
-                'rows bleu_tokenized and bleu_tokenized_lowercase mean something for such text'
-            )
-            return
+    from seqzoo.scoring import signs_of_tokens
+
+    if found := signs_of_tokens(lines):
+        say(
+            f'{path} looks tokenised ({found}); only the rows bleu_tokenized and '
+            'bleu_tokenized_lowercase mean something for such text'
+        )
 
 
 def _language_of(path: Path) -> str | None:
@@ -162,13 +186,13 @@ def _language_of(path: Path) -> str | None:
     return ending if is_code or ending in moses_languages() else None
 
 
-def _language(asked: str | None, references: Path) -> str:
+def _language(asked: str | None, references: Path, otherwise: str) -> str:
     from seqzoo.scoring import check_moses_language
 
     if asked is not None:
         check_moses_language(asked)
         return asked
-    return _language_of(references) or 'de'
+    return _language_of(references) or otherwise
 
 
 def _say_whose_rules(arguments: argparse.Namespace, language: str, names: Sequence[str]) -> None:
@@ -269,27 +293,6 @@ def _beside(
     return alike
 
 
-def _published(name: str, names: Sequence[str]) -> dict[str, Any]:
-    published = load_config(name).published
-    if not published.score:
-        raise UserError(
-            f'{name} states no figure that `seqzoo score` can stand beside; `seqzoo show {name}` '
-            'says what its paper reports'
-        )
-    if published.score not in names:
-        raise UserError(
-            f'the figure of {name} is {published.score}, which --only leaves out, and with other '
-            'scores it cannot be compared; add it to --only'
-        )
-    return {
-        'config': name,
-        'paper': published.paper,
-        'result': published.result,
-        'source': published.source,
-        'score': published.score,
-    }
-
-
 def _print_comparison(
     arguments: argparse.Namespace,
     names: Sequence[str],
@@ -299,8 +302,6 @@ def _print_comparison(
 ) -> int:
     from seqzoo.scoring import paired_bootstrap, scorers
 
-    if arguments.compare is not None or arguments.published is not None:
-        raise UserError('--system2 stands alone; leave --compare and --published out')
     if arguments.only is not None and 'exact_match' in names:
         raise UserError('exact_match has no bootstrap here; choose other scores with --only')
     system, baseline = systems

@@ -21,6 +21,7 @@ from seqzoo.scoring.score import Score
 from seqzoo.scoring.scorer import Scorer, check_moses_language, moses_languages
 from seqzoo.scoring.table import score_table, scorers
 from seqzoo.scoring.ter import ter
+from seqzoo.scoring.tokenized_text import is_tokenized, signs_of_pieces, signs_of_tokens
 
 __all__ = [
     'PairedComparison',
@@ -32,10 +33,13 @@ __all__ = [
     'compound_split_bleu',
     'difference',
     'exact_match',
+    'is_tokenized',
     'moses_languages',
     'paired_bootstrap',
     'score_table',
     'scorers',
+    'signs_of_pieces',
+    'signs_of_tokens',
     'ter',
     'tokenized_bleu',
 ]

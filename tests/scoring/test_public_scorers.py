@@ -287,19 +287,6 @@ def test_the_language_of_the_rules_is_named_or_said(files, tmp_path, capsys):
     assert 'are left out' in text.err
 
 
-def test_a_papers_figure_stands_beside_its_own_dialect_alone(files, capsys):
-    references, one, _ = files
-    words = ['score', one, references, '--published', 'transformer_base_wmt14_ende']
-    assert main([*words, '--only', 'bleu,bleu_compound_split_quotes']) == 0
-    text = capsys.readouterr().out
-    assert '27.3' in text
-    assert 'compared with bleu_compound_split_quotes alone' in text
-    assert main([*words, '--only', 'bleu']) == 2
-    assert 'cannot be compared' in capsys.readouterr().err
-    assert main(['score', one, references, '--published', 'lstm_ptb']) == 2
-    assert 'no figure' in capsys.readouterr().err
-
-
 def test_the_command_compares_two_systems(files, capsys):
     references, one, two = files
     words = ['score', one, references, '--system2', two, '--samples', '20', '--only', 'bleu,chrf']
