@@ -3,6 +3,7 @@
 import argparse
 import hashlib
 import json
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -259,7 +260,9 @@ def _earlier(path: Path, digest: str) -> dict[str, Any]:
             for name, score in found['scores'].items()
         }
         references = found['references_sha256']
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        if not all(math.isfinite(score['value']) for score in scores.values()):
+            raise ValueError('a score that is no number')  # which JSON spells NaN or Infinity
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
         raise UserError(
             f'{path} is not what `seqzoo score --json` prints; score the other output again'
         ) from error

@@ -249,6 +249,11 @@ def test_the_command_compares_only_what_was_made_alike(files, tmp_path, capsys):
         earlier.write_text(json.dumps({**before, 'scores': broken}))
         assert main(words) == 2
         assert 'not what `seqzoo score --json` prints' in capsys.readouterr().err
+    for value in (math.nan, math.inf, 'nan', 10**400):  # the last is beyond a float
+        broken = {'bleu': {**before['scores']['bleu'], 'value': value}}
+        earlier.write_text(json.dumps({**before, 'scores': broken}))
+        assert main(words) == 2
+        assert 'not what `seqzoo score --json` prints' in capsys.readouterr().err
 
 
 def test_scores_that_cannot_be_given_are_refused(files, capsys):
