@@ -39,11 +39,12 @@ The four rows after Moses' tokenizer are left out where it has no rules for the 
 METEOR is not here: its versions give 56 and 68 for one and the same kind of output.
 
 With --system2 both outputs are scored and compared by paired bootstrap, which is slow for TER:
-choose with --only. With --compare the scores of an earlier call (its --json output) stand beside
-these, of the same references and signatures only; with --published the paper's figure of a
-configuration stands beside the one score that it may be compared with, if the references are of its
-language and as many as its test set has. Beside tokenised BLEU that is bleu_tokenized of tokenised
-files, bleu_moses of others.
+choose with --only. P is sacreBLEU's, about half of what a two-sided test gives, or less.
+
+With --compare the scores of an earlier call (its --json output) stand beside these, of the same
+references and signatures only. With --published the paper's figure of a configuration stands beside
+the one score that it may be compared with, if the references are of its language and as many as its
+test set has; beside tokenised BLEU that is bleu_tokenized of tokenised files, bleu_moses of others.
 
 examples:
   seqzoo predict runs/demo --input test.en --output test.hyp
