@@ -18,22 +18,28 @@ from seqzoo.scoring.chrf import chrf
 from seqzoo.scoring.comparison import PairedComparison, difference, paired_bootstrap
 from seqzoo.scoring.exact_match import exact_match
 from seqzoo.scoring.score import Score
-from seqzoo.scoring.scorer import Scorer
+from seqzoo.scoring.scorer import Scorer, check_moses_language, moses_languages
 from seqzoo.scoring.table import score_table, scorers
 from seqzoo.scoring.ter import ter
+from seqzoo.scoring.tokenized_text import is_tokenized, signs_of_pieces, signs_of_tokens
 
 __all__ = [
     'PairedComparison',
     'Score',
     'Scorer',
     'bleu',
+    'check_moses_language',
     'chrf',
     'compound_split_bleu',
     'difference',
     'exact_match',
+    'is_tokenized',
+    'moses_languages',
     'paired_bootstrap',
     'score_table',
     'scorers',
+    'signs_of_pieces',
+    'signs_of_tokens',
     'ter',
     'tokenized_bleu',
 ]

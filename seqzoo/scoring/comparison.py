@@ -29,8 +29,9 @@ class PairedComparison:
     Attributes:
         name: of the scorer.
         system, baseline: their scores.
-        p_value: how often chance alone would give a difference as large; below 0.05 is called
-            significant.
+        p_value: sacreBLEU's, how often chance alone would give a difference as large; below 0.05 is
+            called significant. It forgets the sign of a drawn difference before it centres them, so
+            that a two-sided test gives about twice as much, or more where the difference is small.
         system_interval, baseline_interval: half the width of a 95 % interval around each.
         samples: how often the corpus was drawn anew.
         signature: of the scorer, and of the draw.
@@ -96,7 +97,6 @@ def paired_bootstrap(
     assert first.ci is not None
     assert second.ci is not None
     assert second.p_value is not None
-    text = str(signature).replace('tok:none', f'tok:{scorer.tokenization or "none"}')
     return PairedComparison(
         name=scorer.name,
         system=float(second.score),
@@ -106,5 +106,5 @@ def paired_bootstrap(
         system_interval=float(second.ci),
         baseline_interval=float(first.ci),
         samples=samples,
-        signature=text,
+        signature=scorer.signature_of(signature),
     )

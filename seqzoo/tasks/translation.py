@@ -302,7 +302,9 @@ class Translation(Task):
         }
         if tokenizer is not None and self.tokenizer.moses:
             sides = [[tokenizer.preprocess(x) for x in lines] for lines in (hypotheses, references)]
-            scores['bleu_tokenized_lowercase'] = tokenized_bleu(*sides).value
+            # Papers lower-case every alphabet before they score; multi-bleu's -lc knows A to Z.
+            lower = [[line.lower() for line in lines] for lines in sides]
+            scores['bleu_tokenized_lowercase'] = tokenized_bleu(*lower).value
         return scores
 
     def _mean_nll(

@@ -15,8 +15,15 @@ from sacremoses import MosesPunctNormalizer, MosesTokenizer
 
 from seqzoo.__main__ import main
 from seqzoo.errors import UserError
-from seqzoo.scoring import difference, paired_bootstrap, score_table, scorers
+from seqzoo.scoring import (
+    compound_split_bleu,
+    difference,
+    paired_bootstrap,
+    score_table,
+    scorers,
+)
 from seqzoo.scoring.score import Score
+from seqzoo.scoring.scorer import moses_tokenize
 
 LINES = 400
 
@@ -53,11 +60,13 @@ def newstest(data_dir):
     return references, garbled(references, 0.2, 0), garbled(references, 0.24, 1)
 
 
-def multi_bleu(hypotheses, references):
-    """What the script multi-bleu prints: words between spaces, no smoothing."""
+def multi_bleu(hypotheses, references, lowercase=False):
+    """What the script multi-bleu prints: words between the blanks of a line of bytes, no smoothing;
+    with `-lc` the bytes that are capitals of ASCII lower-cased.
+    """
     matches, totals, lengths = [0] * 4, [0] * 4, [0, 0]
-    for hypothesis, reference in zip(hypotheses, references, strict=True):
-        words = hypothesis.split(), reference.split()
+    for pair in zip(hypotheses, references, strict=True):
+        words = [(s.encode().lower() if lowercase else s.encode()).split() for s in pair]
         for side in (0, 1):
             lengths[side] += len(words[side])
         for n in range(1, 5):
@@ -72,17 +81,17 @@ def multi_bleu(hypotheses, references):
 
 
 def with_compounds_apart(line):
-    """Hyphens between characters set off, the way a Perl substitution goes along a line."""
-    out, i = [], 0
+    """Hyphens between bytes set off, the way a Perl substitution goes along a line."""
+    line, out, i = line.encode(), b'', 0
     while i < len(line):
-        middle = i + 2 < len(line) and line[i + 1] == '-'
-        if middle and not line[i].isspace() and not line[i + 2].isspace():
-            out.append(f'{line[i]} ##AT##-##AT## {line[i + 2]}')
+        before, hyphen, after = (line[j : j + 1] for j in range(i, i + 3))
+        if hyphen == b'-' and before.strip() and after.strip():
+            out += before + b' ##AT##-##AT## ' + after
             i += 3
         else:
-            out.append(line[i])
+            out += line[i : i + 1]
             i += 1
-    return ''.join(out)
+    return out.decode()
 
 
 def test_every_dialect_agrees_with_the_public_scorer_to_the_second_decimal(newstest):
@@ -103,10 +112,11 @@ def test_every_dialect_agrees_with_the_public_scorer_to_the_second_decimal(newst
         'bleu_lowercase': sacrebleu.corpus_bleu(hypotheses, [references], lowercase=True).score,
         'bleu_intl': sacrebleu.corpus_bleu(hypotheses, [references], tokenize='intl').score,
         'bleu_tokenized': multi_bleu(hypotheses, references),
-        'bleu_tokenized_lowercase': multi_bleu(
-            *([line.lower() for line in side] for side in (hypotheses, references))
-        ),
+        'bleu_tokenized_lowercase': multi_bleu(hypotheses, references, lowercase=True),
         'bleu_moses': multi_bleu(tokenized(hypotheses), tokenized(references)),
+        'bleu_moses_lowercase': multi_bleu(
+            *([line.lower() for line in tokenized(side)] for side in (hypotheses, references))
+        ),
         'bleu_compound_split': multi_bleu(theirs, plain),
         'bleu_compound_split_quotes': multi_bleu(
             theirs, [with_compounds_apart(line) for line in tokenized(altered)]
@@ -124,6 +134,38 @@ def test_every_dialect_agrees_with_the_public_scorer_to_the_second_decimal(newst
     bleus = [score.value for name, score in found.items() if name.startswith('bleu')]
     assert len(set(bleus)) == len(bleus)
     assert len({score.signature for score in found.values()}) == len(found)
+
+
+BLANKS = [chr(code) for code in range(0x10000) if chr(code).isspace() and chr(code) != '\n']
+
+
+def test_blanks_and_capitals_beyond_ascii_are_to_us_what_they_are_to_the_script(newstest):
+    """A no-break space is part of a word, and `-lc` leaves an umlaut as it is."""
+    draw = random.Random(2)
+
+    def odd(line):
+        return ''.join(draw.choice(BLANKS) if c == ' ' and draw.random() < 0.3 else c for c in line)
+
+    references = [odd(line) for line in newstest[0]]
+    hypotheses = [odd(s.upper() if draw.random() < 0.2 else s) for s in references]
+    table = {s.name: s.value for s in score_table(hypotheses, references)}
+    plain, lower = (multi_bleu(hypotheses, references, lowercase=on) for on in (False, True))
+    assert table['bleu_tokenized'] == pytest.approx(plain, abs=1e-8)
+    assert table['bleu_tokenized_lowercase'] == pytest.approx(lower, abs=1e-8)
+    sides = ([with_compounds_apart(line) for line in side] for side in (hypotheses, references))
+    compounds = compound_split_bleu(hypotheses, references, tokenize='none')
+    assert compounds.value == pytest.approx(multi_bleu(*sides), abs=1e-8)
+    # Python's own idea of a word and of a small letter would give other numbers.
+    pythons = [[' '.join(line.split()) for line in side] for side in (hypotheses, references)]
+    assert abs(multi_bleu(*pythons) - plain) > 0.1
+    folded = ([line.lower() for line in side] for side in (hypotheses, references))
+    assert abs(multi_bleu(*folded) - lower) > 0.1
+
+
+def test_moses_leaves_no_blank_but_the_space():
+    """So scores that go through its tokenizer part words where the script does."""
+    for blank in BLANKS:
+        assert moses_tokenize(f'a{blank}b ,{blank}c', 'de') == 'a b , c'
 
 
 def test_two_systems_are_told_apart_as_sacrebleu_does(newstest):
@@ -152,6 +194,11 @@ def test_two_systems_are_told_apart_as_sacrebleu_does(newstest):
     table = {score.name: score.value for score in score_table(better, references)}
     assert split.system == pytest.approx(table['bleu_compound_split_quotes'])
     assert 'tok:moses-de+compounds+quotes' in split.signature
+    lower = paired_bootstrap(
+        by_name['bleu_tokenized_lowercase'], better, worse, references, samples=2
+    )
+    assert lower.system == pytest.approx(table['bleu_tokenized_lowercase'])
+    assert 'case:lc-ascii|eff:no|tok:ascii-blanks' in lower.signature
 
 
 def test_scores_of_different_kinds_are_not_subtracted():
@@ -202,6 +249,11 @@ def test_the_command_compares_only_what_was_made_alike(files, tmp_path, capsys):
         earlier.write_text(json.dumps({**before, 'scores': broken}))
         assert main(words) == 2
         assert 'not what `seqzoo score --json` prints' in capsys.readouterr().err
+    for value in (math.nan, math.inf, 'nan', 10**400):  # the last is beyond a float
+        broken = {'bleu': {**before['scores']['bleu'], 'value': value}}
+        earlier.write_text(json.dumps({**before, 'scores': broken}))
+        assert main(words) == 2
+        assert 'not what `seqzoo score --json` prints' in capsys.readouterr().err
 
 
 def test_scores_that_cannot_be_given_are_refused(files, capsys):
@@ -213,17 +265,31 @@ def test_scores_that_cannot_be_given_are_refused(files, capsys):
     assert 'exact_match has no bootstrap' in capsys.readouterr().err
 
 
-def test_a_papers_figure_stands_beside_its_own_dialect_alone(files, capsys):
+def test_the_language_of_the_rules_is_named_or_said(files, tmp_path, capsys):
     references, one, _ = files
-    words = ['score', one, references, '--published', 'transformer_base_wmt14_ende']
-    assert main([*words, '--only', 'bleu,bleu_compound_split_quotes']) == 0
-    text = capsys.readouterr().out
-    assert '27.3' in text
-    assert 'compared with bleu_compound_split_quotes alone' in text
-    assert main([*words, '--only', 'bleu']) == 2
-    assert 'cannot be compared' in capsys.readouterr().err
-    assert main(['score', one, references, '--published', 'lstm_ptb']) == 2
-    assert 'no figure' in capsys.readouterr().err
+    only = ['--only', 'bleu_moses', '--json']
+    assert main(['score', one, references, *only, '--language', 'zzq']) == 2
+    assert "no rules for the language 'zzq'; it has them for as, bn" in capsys.readouterr().err
+
+    def written(name):
+        (tmp_path / name).write_text(pathlib.Path(references).read_text('utf-8'), 'utf-8')
+        return str(tmp_path / name)
+
+    assert main(['score', one, written('ref.txt'), *only]) == 0
+    text = capsys.readouterr()
+    assert json.loads(text.out)['language'] == 'de'
+    assert "names no language; Moses' tokenizer goes by the rules for 'de'" in text.err
+    assert main(['score', one, written('ref.txt'), '--only', 'bleu']) == 0
+    assert 'names no language' not in capsys.readouterr().err
+    assert main(['score', one, written('ref.FR'), *only]) == 0
+    text = capsys.readouterr()
+    assert (json.loads(text.out)['language'], text.err) == ('fr', '')
+    assert main(['score', one, written('ref.ja'), *only]) == 2
+    assert "no rules for the language 'ja'" in capsys.readouterr().err
+    assert main(['score', one, written('ref.ja'), '--json']) == 0
+    text = capsys.readouterr()
+    assert not [name for name in json.loads(text.out)['scores'] if 'moses' in name]
+    assert 'are left out' in text.err
 
 
 def test_the_command_compares_two_systems(files, capsys):

@@ -5,11 +5,14 @@ import math
 import subprocess
 import sys
 from collections import Counter
+from importlib.metadata import version
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from seqzoo.data.tokenizers import TokenizerConfig
 from seqzoo.errors import UserError
 from seqzoo.scoring import (
     bleu,
@@ -20,7 +23,9 @@ from seqzoo.scoring import (
     ter,
     tokenized_bleu,
 )
+from seqzoo.scoring.bleu import compound_split_scorer, moses_scorer
 from seqzoo.scoring.scorer import split_compounds
+from seqzoo.tasks.translation import Translation
 
 SCORERS = [bleu, tokenized_bleu, compound_split_bleu, chrf, ter, exact_match, score_table]
 
@@ -86,7 +91,7 @@ def test_signatures_name_what_changes_the_number():
     h, r = ['Ein Hund läuft über die Wiese.'], ['ein Hund rennt über die Wiese.']
     assert 'case:mixed|eff:no|tok:13a|smooth:exp|version:' in bleu(h, r).signature
     assert 'case:lc|eff:no|tok:intl' in bleu(h, r, lowercase=True, tokenize='intl').signature
-    assert 'case:lc|eff:no|tok:none|smooth:none' in tokenized_bleu(h, r).signature
+    assert 'case:lc-ascii|eff:no|tok:ascii-blanks|smooth:none' in tokenized_bleu(h, r).signature
     assert 'tok:moses-de+compounds|smooth:none' in compound_split_bleu(h, r).signature
     altered = compound_split_bleu(h, r, tokenize='13a', alter_reference_quotes=True)
     assert 'tok:13a+compounds+quotes|' in altered.signature
@@ -102,9 +107,22 @@ def test_case_and_punctuation_matter_where_they_should():
     assert tokenized_bleu(h, r).value < 100
 
 
+def test_translations_are_judged_lower_cased_in_every_alphabet():
+    """As Moses' script lower-cases the text of the papers, and multi-bleu's -lc does not."""
+    task = Translation(tokenizer=TokenizerConfig(kind='bpe', moses=True))
+    sides = ['Öl ist für ALLE da .'], ['öl ist FÜR alle da .']
+    found = task.score(*sides, tokenizer=SimpleNamespace(preprocess=str))
+    assert found['bleu_tokenized_lowercase'] == pytest.approx(100)
+    assert tokenized_bleu(*sides).value < 100
+
+
 def test_compounds_are_split_at_their_hyphens():
     assert split_compounds('eine rich-text Datei - neu -alt') == (
         'eine rich ##AT##-##AT## text Datei - neu -alt'
+    )
+    # The script sees bytes: of the ü it takes one with each hyphen.
+    assert split_compounds('T-ü-V T-u-V') == (
+        'T ##AT##-##AT## ü ##AT##-##AT## V T ##AT##-##AT## u-V'
     )
     score = compound_split_bleu(['A rich-text file here'], ['A rich-text file here'])
     assert score.value == pytest.approx(100)
@@ -142,6 +160,7 @@ def test_table_has_every_dialect_once_and_is_plain_data():
         'bleu_tokenized',
         'bleu_tokenized_lowercase',
         'bleu_moses',
+        'bleu_moses_lowercase',
         'bleu_compound_split',
         'bleu_compound_split_quotes',
         'chrf',
@@ -154,6 +173,26 @@ def test_table_has_every_dialect_once_and_is_plain_data():
     again = json.loads(json.dumps([score.as_dict() for score in table]))
     assert again[0]['value'] == table[0].value
     assert table[0].signature in str(table[0])
+
+
+def test_a_language_without_rules_is_never_scored_by_others():
+    assert all('moses' not in score.signature for score in score_table(['a b'], ['a b'], 'ja'))
+    for make in (moses_scorer, lambda language: compound_split_scorer(language=language)):
+        with pytest.raises(UserError, match=r"no rules for the language 'ja'; it has them for as,"):
+            make('ja')
+
+
+def test_scores_by_moses_rules_name_the_version_of_the_rules():
+    by_rules = {s.name for s in score_table(['a b'], ['a b'], 'fr') if 'sacremoses' in s.signature}
+    assert by_rules == {
+        'bleu_moses',
+        'bleu_moses_lowercase',
+        'bleu_compound_split',
+        'bleu_compound_split_quotes',
+    }
+    signature = moses_scorer('fr', lowercase=True)(['a b'], ['a b']).signature
+    assert signature.startswith('nrefs:1|case:lc|eff:no|tok:moses-fr|smooth:none|version:')
+    assert signature.endswith(f'|sacremoses:{version("sacremoses")}')
 
 
 @pytest.mark.parametrize('scorer', SCORERS)
