@@ -19,7 +19,7 @@ import jax
 import machine
 import rows
 
-from seqzoo.data.tokenizers import write_atomically
+from seqzoo.data.kept_files import write_atomically
 
 Row = dict[str, Any]  # `steps` of `of_steps` were done in `minutes` of a `share`; and more
 

@@ -7,6 +7,11 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+# Seconds after which a program hangs. Looks take seconds, over ssh to many hosts a minute; building
+# a container or a node pool may take an hour.
+ASK_SECONDS, DO_SECONDS = 600.0, 7200.0
+_TIMED_OUT = 124  # as `timeout` says it
+
 
 class Refusal(Exception):
     """What is wrong and what to do, in one sentence; the exit status is 2."""
@@ -51,12 +56,15 @@ class Shell:
         self._confirm = confirm or _on_terminal
 
     def ask(self, words: Sequence[str]) -> Answer:
-        """Runs a program that changes nothing; in a dry run it answers nothing."""
-        return self._run(words, say=False)
+        """Runs a program that changes nothing; in a dry run it answers nothing.
+
+        One that hangs is ended, and has timed out, which may pass like a server that is busy.
+        """
+        return self._run(words, say=False, seconds=ASK_SECONDS)
 
     def do(self, words: Sequence[str], *, stdin: str | None = None) -> Answer:
-        """Runs a program that changes something, and says so on standard error."""
-        return self._run(words, say=True, stdin=stdin)
+        """Runs a program that changes something, and says so on standard error; see `ask`."""
+        return self._run(words, say=True, seconds=DO_SECONDS, stdin=stdin)
 
     def confirm(self, question: str) -> bool:
         """Whether a person agrees; a dry run asks nobody."""
@@ -66,7 +74,9 @@ class Shell:
         """One line of progress."""
         print(f'# {text}' if self.dry_run else f'tpu: {text}', file=sys.stderr, flush=True)
 
-    def _run(self, words: Sequence[str], *, say: bool, stdin: str | None = None) -> Answer:
+    def _run(
+        self, words: Sequence[str], *, say: bool, seconds: float, stdin: str | None = None
+    ) -> Answer:
         if self.dry_run:
             shown = shlex.join(words)
             if stdin is not None:
@@ -80,9 +90,23 @@ class Shell:
             )
         if say:
             print(f'+ {shlex.join(words)[:400]}', file=sys.stderr, flush=True)
-        done = subprocess.run(
-            list(words), input=stdin, capture_output=True, text=True, check=False, errors='replace'
-        )
+        try:
+            done = subprocess.run(
+                list(words),
+                input=stdin,
+                capture_output=True,
+                text=True,
+                check=False,
+                errors='replace',
+                timeout=seconds,
+            )
+        except subprocess.TimeoutExpired as hung:
+            # What some hosts said before another one hung counts. These are bytes, `text` or not.
+            out, err = (
+                bytes(said or b'').decode(errors='replace') for said in (hung.stdout, hung.stderr)
+            )
+            why = f'ERROR: {words[0]} timed out: it did not end within {seconds:.0f} s'
+            return Answer(_TIMED_OUT, out, f'{err}\n{why}')
         return Answer(done.returncode, done.stdout, done.stderr)
 
 

@@ -18,8 +18,8 @@ import dataclasses
 import fnmatch
 import functools
 import math
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import jax.numpy as jnp
@@ -27,8 +27,8 @@ import numpy as np
 
 from seqzoo.analysis.flops import forward_flops
 from seqzoo.analysis.parameters import ParameterRow, parameter_table
-from seqzoo.configuration import config_names, find_config, load_config, variants
-from seqzoo.experiment import Experiment, Published
+from seqzoo.configuration import Difference, config_names, find_config, load_config, variants
+from seqzoo.experiment import Experiment, Published, defines_run
 from seqzoo.models.base import ModelConfig
 
 PETAFLOP_DAY = 1e15 * 86_400
@@ -52,6 +52,8 @@ class AuditRow:
         steps: updates.
         flops: operations of the training by part of the model; `{'all': ...}` without a formula.
         peak: highest learning rate.
+        changed: what is not as the paper has it, each in words; `published` holds what is left to
+            compare with.
     """
 
     config: str
@@ -65,6 +67,7 @@ class AuditRow:
     steps: int
     flops: dict[str, int]
     peak: float
+    changed: tuple[str, ...] = ()
 
     @property
     def agrees(self) -> bool | None:
@@ -95,7 +98,7 @@ class AuditRow:
 
     @property
     def explanation(self) -> str:
-        """Why the figures differ, in words; `''` where they do not."""
+        """Why the figures differ, and what was changed, in words; `''` where neither is so."""
         said, found = '', self.matching_vocabulary
         if not self.agrees and self.published.parameters:
             said = self.published.difference
@@ -104,7 +107,8 @@ class AuditRow:
             said = said.format(
                 parameters=self.published.parameters, vocabulary=f'{found[0]:,} to {found[1]:,}'
             )
-        return '; '.join(filter(None, [said, self.published.flops_difference]))
+        changed = f'changed: {", ".join(self.changed)}' if self.changed else ''
+        return '; '.join(filter(None, [said, self.published.flops_difference, changed]))
 
     def as_dict(self) -> dict[str, Any]:
         """Plain data for JSON, everything that is computed included."""
@@ -139,9 +143,18 @@ def audit(names: Iterable[str] | None = None) -> Iterator[AuditRow]:
         yield audit_experiment(name, load_config(name))
 
 
-def audit_experiment(name: str, experiment: Experiment) -> AuditRow:
-    """The row of an experiment that is called `name`."""
-    model, published = experiment.nominal_model(), experiment.published
+def audit_experiment(
+    name: str, experiment: Experiment, changes: Sequence[Difference] = ()
+) -> AuditRow:
+    """The row of an experiment.
+
+    Args:
+        name: what to call it.
+        experiment: to count.
+        changes: in which it is not the configuration of the paper.
+    """
+    model, changes = experiment.nominal_model(), [c for c in changes if _concerns_figures(c.path)]
+    published = _still_published(experiment.published, changes)
     table = _table(model)
     counted = _count(table, published.left_out)
     length = experiment.task.nominal_length(experiment.batch)
@@ -160,7 +173,27 @@ def audit_experiment(name: str, experiment: Experiment) -> AuditRow:
         steps=steps,
         flops={part: 3 * steps * count for part, count in forward.items() if count},
         peak=schedule_peak(experiment),
+        changed=tuple(map(str, changes)),
     )
+
+
+def _concerns_figures(path: str) -> bool:
+    if path.endswith('vocab_size'):  # papers seldom print it: another one is what is looked for
+        return False
+    in_run = path.split('.')[0] in ('model', 'task', 'batch') and defines_run(path)
+    return in_run or path == 'train.steps'
+
+
+def _still_published(published: Published, changes: Sequence[Difference]) -> Published:
+    """What a paper prints, but for the figures that changes concern."""
+    kinds = {change.path.split('.')[0] for change in changes}
+    if kinds:
+        published = replace(published, result='', score='', flops=None, flops_difference='')
+    if kinds & {'model', 'task'}:
+        published = replace(published, parameters='', difference='')
+    if kinds & {'task', 'batch', 'train'}:
+        published = replace(published, tokens=None)
+    return published
 
 
 def schedule_peak(experiment: Experiment) -> float:

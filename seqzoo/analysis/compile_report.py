@@ -10,6 +10,7 @@ from seqzoo.analysis import ahead_of_time
 from seqzoo.analysis.ahead_of_time import Compiled
 from seqzoo.analysis.chips import GIB
 from seqzoo.analysis.collectives import Collective, collectives, traffic
+from seqzoo.analysis.compiled_step import step_digest
 from seqzoo.analysis.flops import training_flops
 from seqzoo.analysis.matrix_unit import Waste, wasted
 from seqzoo.analysis.memory_traffic import bytes_moved
@@ -32,6 +33,7 @@ class Report:
 
     Attributes:
         config: as it was called for.
+        experiment: digest of what an update computes; see `step_digest`.
         slice: that it is for.
         compiled: the program.
         collectives: in it.
@@ -44,6 +46,7 @@ class Report:
     """
 
     config: str
+    experiment: str
     slice: Slice
     compiled: Compiled
     collectives: tuple[Collective, ...] = ()
@@ -76,8 +79,15 @@ def report(
     traced, remedy = compiled.traced, None
     if compiled.text is None or not compiled.memory.fits:
         remedy = what_to_do(experiment, slice_, compiled)
+    common: dict[str, Any] = {
+        'config': config,
+        'experiment': step_digest(experiment),
+        'slice': slice_,
+        'compiled': compiled,
+        'remedy': remedy,
+    }
     if compiled.text is None:
-        return Report(config=config, slice=slice_, compiled=compiled, kernels={}, remedy=remedy)
+        return Report(**common, kernels={})
     program = parse(compiled.text)
     found = tuple(collectives(program))
     is_search = 'search' in traced.what
@@ -91,15 +101,7 @@ def report(
         length=traced.length // mesh['sequence'],
         is_recurrent='time_scan' in kinds or is_search,
     )
-    common: dict[str, Any] = {
-        'config': config,
-        'slice': slice_,
-        'compiled': compiled,
-        'collectives': found,
-        'kernels': kernels(program),
-        'waste': waste,
-        'remedy': remedy,
-    }
+    common |= {'collectives': found, 'kernels': kernels(program), 'waste': waste}
     if is_search:
         return Report(**common, step_bytes=_bytes_of_a_step(program))
     work = _work(experiment, compiled, program, found, len(slice_.devices))
@@ -214,6 +216,7 @@ def as_json(found: Report) -> dict[str, Any]:
     traced, memory = found.compiled.traced, found.compiled.memory
     result: dict[str, Any] = {
         'config': found.config,
+        'experiment': found.experiment,
         'topology': found.slice.name,
         'program': traced.what,
         'chips': found.slice.chips,

@@ -21,6 +21,7 @@ import jax
 from flax.core import meta
 
 from seqzoo.analysis.audit import audit_experiment
+from seqzoo.analysis.compiled_step import read_step
 from seqzoo.analysis.parameters import abstract_parameters, count_parameters
 from seqzoo.errors import UserError
 from seqzoo.experiment import Experiment
@@ -127,26 +128,18 @@ def cost_as_compiled(
     """From what `seqzoo compile CONFIG --json` said of the step.
 
     Raises:
-        UserError: it is of another configuration, does not fit, or says no time.
+        UserError: it is of another experiment, or says no time; see `read_step`.
     """
-    if compiled.get('config') != config:
-        raise UserError(
-            f'the compiled step is of {compiled.get("config")}, not of {config}; compile {config}'
-        )
-    if not compiled.get('fits', False):
-        raise UserError(f'the compiled step does not fit: {compiled.get("remedy")}')
-    if 'estimate' not in compiled:
-        raise UserError('the file says no time of a training step; compile without --decode')
-    best, worst = compiled['estimate']['step_seconds']
+    step = read_step(config, experiment, compiled)
     row = audit_experiment(config, experiment)
     return Cost(
         config=config,
-        chips=int(compiled['chips']),
-        kind=str(compiled['topology']),
+        chips=step.chips,
+        kind=step.topology,
         steps=experiment.train.steps,
         flops=row.training_flops,
-        seconds_per_step=(float(best), float(worst)),
-        basis=f'the step as compiled for {compiled["topology"]}, its longest batch',
+        seconds_per_step=step.seconds,
+        basis=f'the step as compiled for {step.topology}, its longest batch',
         disk=disk_of(experiment),
         price=price,
     )

@@ -6,14 +6,15 @@ import sys
 from typing import Any
 
 from seqzoo.commands.command import Command, add_json, table
-from seqzoo.configuration import load_config
+from seqzoo.configuration import differences, load_config
 from seqzoo.errors import UserError
 
 DESCRIPTION = """\
 Reads configurations, writes nothing, needs no data and no memory for the models, however large:
 parameters are counted from the shapes of the real module. Every row stands beside what its paper
 prints; where the two differ it says by how much and why, and with which vocabulary the printed
-figure comes out. Operations are those of the whole training: by formula, and as six for each
+figure comes out. Overrides that make another model, task or training of it leave out what the paper
+prints of these. Operations are those of the whole training: by formula, and as six for each
 parameter and token, in petaFLOP/s-days.
 
 Without CONFIG all configurations that come along are shown, with their variants.
@@ -44,7 +45,9 @@ def run(arguments: argparse.Namespace) -> int:
     rows, status = [], 0
     for name in arguments.configs or audit_names():
         try:
-            rows.append(audit_experiment(name, load_config(name, arguments.overrides)))
+            experiment = load_config(name, arguments.overrides)
+            changes = differences(load_config(name), experiment) if arguments.overrides else []
+            rows.append(audit_experiment(name, experiment, changes))
         except UserError as error:
             if arguments.configs:
                 raise

@@ -185,7 +185,8 @@ def add_checkpoint(parser: argparse.ArgumentParser) -> None:
         type=at_least(1),
         default=1,
         metavar='K',
-        help='average the last K snapshots of the parameters (see --train.snapshot-every)',
+        help='average the last K snapshots of the parameters, none later than --step where that is '
+        'given (see --train.snapshot-every)',
     )
 
 

@@ -14,11 +14,11 @@ from seqzoo.errors import UserError
 DESCRIPTION = """\
 Estimates what a whole training needs: chips, hours, disk and money. Writes nothing, needs no data
 and no accelerator. With --topology the time of an update is its operations over the peak of the
-chips and an assumed MFU; with --compiled it is what `seqzoo compile --json` says of the real step
-on its slice, as a range. Prices change and are yours to give, in any money, of one chip for one
-hour. What it prints is an estimate: it leaves out evaluations, saves, restarts and queues.
-Attention counts as the whole square of positions; programs that halve it where it looks back only
-print another MFU for the same speed.
+chips and an assumed MFU; with --compiled it is what `seqzoo compile --json` with the same options
+says of the real step on its slice, as a range. Prices change and are yours to give, in any money,
+of one chip for one hour. What it prints is an estimate: it leaves out evaluations, saves, restarts
+and queues. Attention counts as the whole square of positions; programs that halve it where it looks
+back only print another MFU for the same speed.
 
 examples:
   seqzoo cost transformer_base_wmt14_ende --topology v5e:4x4

@@ -78,8 +78,9 @@ def run(arguments: argparse.Namespace) -> int:
 def _made_how(result: dict[str, Any]) -> str:
     """Data with its direction, averaging and search, without which a figure says nothing."""
     parts = [f' of {result["data"]}' if result.get('data') else '']
-    if result.get('average', 1) > 1:
-        parts.append(f'average of the last {result["average"]} snapshots')
+    if averaged := result.get('averaged'):
+        first, last = averaged[0], averaged[-1]
+        parts.append(f'average of {len(averaged)} snapshots (steps {first:,} to {last:,})')
     decode = result.get('decode') or {}
     if result.get('signature') and decode:
         beam = f'beam {decode["beams"]}, alpha {decode["length_penalty"]}'

@@ -17,7 +17,8 @@ from typing import Any, ClassVar, Self
 
 import numpy as np
 
-from seqzoo.data.tokenizers import TokenizerPair, write_atomically
+from seqzoo.data.kept_files import write_atomically
+from seqzoo.data.tokenizers import TokenizerPair
 from seqzoo.errors import UserError
 
 MARIAN_SETTINGS = 'marian.json'

@@ -21,8 +21,8 @@ from typing import Any, Self
 
 import numpy as np
 
+from seqzoo.data.kept_files import read_cached, write_atomically
 from seqzoo.data.tokenizer_training import sample_lines
-from seqzoo.data.tokenizers import write_atomically
 from seqzoo.errors import UserError
 
 DEFINITION, SETTINGS = 'tokenizer.json', 'subwords.json'
@@ -198,7 +198,7 @@ class SubwordTokenizer:
             raise UserError(
                 f'{error.filename}: cannot be read ({error.strerror}); a tokenizer needs it'
             ) from error
-        except (ValueError, KeyError, TypeError, UserError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, UserError) as error:
             raise UserError(f'{folder} holds a damaged tokenizer ({error})') from error
         if not sound:
             raise UserError(
@@ -253,8 +253,9 @@ def train_byte_level(
         for line in lines:
             digest.update(line.encode() + b'\n')
         folder = cache_dir / f'subwords-{digest.hexdigest()[:16]}'
-        if (folder / SETTINGS).is_file():
-            return SubwordTokenizer.load(folder)
+        own = folder
+        if (kept := read_cached(own / SETTINGS, lambda: SubwordTokenizer.load(own))) is not None:
+            return kept
     tokenizer = _train(lines, config)
     if folder is not None:
         folder.mkdir(parents=True, exist_ok=True)

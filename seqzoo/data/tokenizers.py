@@ -12,8 +12,6 @@ Deliberate choices:
 import functools
 import hashlib
 import json
-import os
-import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -21,6 +19,7 @@ from typing import Any, Protocol, Self
 
 import numpy as np
 
+from seqzoo.data.kept_files import read_cached, write_atomically
 from seqzoo.data.tokenizer_training import (
     BEGIN,
     END,
@@ -74,6 +73,9 @@ class Tokenizer:
         self.language = language
         self.learnt_from = learnt_from
         self._model = model
+        # Of no bytes at all SentencePiece makes a model, in which nothing has an id.
+        if not model:
+            raise UserError('the file is empty; give the .model file of a seqzoo run')
         try:
             self._processor = sentencepiece.SentencePieceProcessor(model_proto=model)
             found = tuple(
@@ -217,17 +219,18 @@ class Tokenizer:
                 note['language'],
                 learnt_from=None if seen is None else (int(seen[0]), int(seen[1])),
             )
+            belongs = tokenizer.fingerprint == note['fingerprint']
         except OSError as error:
             raise UserError(
                 f'{error.filename}: cannot be read ({error.strerror}); a tokenizer needs it'
             ) from error
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, LookupError, TypeError, AttributeError) as error:
             raise UserError(
                 f'{path}.json holds no tokenizer settings ({error}); prepare the data again'
             ) from error
         except UserError as error:
             raise UserError(f'{path}: {error}') from error
-        if tokenizer.fingerprint != note['fingerprint']:
+        if not belongs:
             raise UserError(
                 f'{path} and {path}.json do not belong together; prepare the data again'
             )
@@ -389,8 +392,8 @@ def _train(
     path = (
         Path(cache_dir) / f'tokenizer-{fingerprint[:16]}.model' if cache_dir is not None else None
     )
-    if path is not None and path.is_file():
-        return Tokenizer.load(path)
+    if path is not None and (kept := read_cached(path, lambda: Tokenizer.load(path))) is not None:
+        return kept
     tokenizer = Tokenizer(
         train_sentencepiece(preprocessed(sides, config), config),
         config,
@@ -401,16 +404,3 @@ def _train(
         path.parent.mkdir(parents=True, exist_ok=True)
         tokenizer.save(path)
     return tokenizer
-
-
-def write_atomically(path: Path, content: bytes) -> None:
-    """Writes a file that a reader meets whole or not at all."""
-    descriptor, temporary = tempfile.mkstemp(prefix=f'.{path.name}-', dir=path.parent)
-    try:
-        with os.fdopen(descriptor, 'wb') as file:
-            file.write(content)
-        Path(temporary).chmod(0o644)
-        Path(temporary).replace(path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise

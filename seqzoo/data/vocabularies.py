@@ -25,7 +25,7 @@ from typing import Any, Self
 import numpy as np
 
 from seqzoo.configuration import from_json, to_json
-from seqzoo.data.tokenizers import write_atomically
+from seqzoo.data.kept_files import write_atomically
 from seqzoo.errors import UserError
 
 UNKNOWN, END_OF_LINE = '<unk>', '<eos>'

@@ -20,7 +20,7 @@ from typing import Any, Self
 
 import numpy as np
 
-from seqzoo.data.tokenizers import write_atomically
+from seqzoo.data.kept_files import read_cached, write_atomically
 from seqzoo.errors import UserError
 
 PAD, UNKNOWN, CLASSIFY, SEPARATE, MASK = '[PAD]', '[UNK]', '[CLS]', '[SEP]', '[MASK]'
@@ -238,8 +238,8 @@ def train_wordpiece(
     if empty:
         raise UserError('there is no text to learn pieces from: every training line is empty')
     path = None if cache_dir is None else cache_dir / f'wordpiece-{digest.hexdigest()[:16]}.json'
-    if path is not None and path.is_file():
-        return WordPiece.load(path)
+    if path is not None and (kept := read_cached(path, lambda: WordPiece.load(path))) is not None:
+        return kept
     tokenizer = WordPiece(_learnt(lines, config), lowercase=config.lowercase)
     if path is not None:
         path.parent.mkdir(parents=True, exist_ok=True)

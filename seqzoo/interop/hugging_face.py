@@ -24,7 +24,7 @@ import jax
 import numpy as np
 from flax.core import meta
 
-from seqzoo.data.tokenizers import write_atomically
+from seqzoo.data.kept_files import write_atomically
 from seqzoo.errors import UserError
 from seqzoo.interop.bert import Bert
 from seqzoo.interop.family import Family, Imported, TensorNames

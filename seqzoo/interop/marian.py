@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from seqzoo.data.batching import BatchConfig
+from seqzoo.data.kept_files import write_atomically
 from seqzoo.data.marian_tokenizer import (
     TARGET_VOCABULARY,
     MarianPieces,
@@ -18,7 +19,7 @@ from seqzoo.data.marian_tokenizer import (
     MarianVocabulary,
     read_json,
 )
-from seqzoo.data.tokenizers import Tokenizer, TokenizerPair, write_atomically
+from seqzoo.data.tokenizers import Tokenizer, TokenizerPair
 from seqzoo.errors import UserError
 from seqzoo.interop.family import Family, Imported, TensorNames
 from seqzoo.interop.layer_links import (

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
+from seqzoo.data.kept_files import write_atomically
 from seqzoo.data.marian_tokenizer import read_json
 from seqzoo.data.subwords import (
     DEFINITION,
@@ -17,7 +18,6 @@ from seqzoo.data.subwords import (
     SubwordTokenizer,
     parse_definition,
 )
-from seqzoo.data.tokenizers import write_atomically
 from seqzoo.data.wordpiece import SPECIALS, UNKNOWN, WordPiece
 from seqzoo.errors import UserError
 

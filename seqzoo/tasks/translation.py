@@ -115,10 +115,18 @@ class Translation(Task):
         return self.tokenizer.vocab_size
 
     def nominal_model(self, model: ModelConfig) -> ModelConfig:
+        self._refuse_shared_table(model)
         model = super().nominal_model(model)
         if getattr(model, 'source_vocab_size', 0) is None and self.tokenizer.source_vocab_size:
             return replace(model, source_vocab_size=self.tokenizer.source_vocab_size)  # type: ignore[call-arg]
         return model
+
+    def _refuse_shared_table(self, model: ModelConfig) -> None:
+        if not self.tokenizer.joint and getattr(model, 'tie', None) == 'all':
+            raise UserError(
+                "model.tie 'all' shares one table between two vocabularies "
+                '(task.tokenizer.joint is False); set --model.tie decoder.'
+            )
 
     def nominal_length(self, batch: BatchConfig) -> int:
         return min(batch.max_length, _LETTERS if self.tokenizer.kind == 'char' else _SENTENCE)
@@ -180,11 +188,7 @@ class Translation(Task):
                 f'model.vocab_size is {stated}, but the tokenizer has {size} pieces; '
                 'leave model.vocab_size out.'
             )
-        if not self.tokenizer.joint and getattr(model, 'tie', None) == 'all':
-            raise UserError(
-                "model.tie 'all' shares one table between two vocabularies "
-                '(task.tokenizer.joint is False); set --model.tie decoder.'
-            )
+        self._refuse_shared_table(model)
         changes: dict[str, Any] = {'vocab_size': size}
         if not self.tokenizer.joint:
             changes['source_vocab_size'] = prepared.tokenizers.source.vocab_size

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from seqzoo.errors import UserError
-from seqzoo.training.checkpoint import Checkpoints
+from seqzoo.training.checkpoint import Checkpoints, committed_steps
 
 PyTree = Any
 
@@ -47,13 +47,35 @@ class Snapshots:
         self._checkpoints.close()
 
 
+def newest(folder: Any, last: int, up_to: int | None = None) -> list[int]:
+    """The steps of the newest `last` snapshots, oldest first.
+
+    Args:
+        folder: What `Snapshots` or `Checkpoints` wrote.
+        last: How many.
+        up_to: Leave out snapshots of later steps, such as those after the best checkpoint.
+
+    Raises:
+        UserError: there are fewer.
+    """
+    if last < 1:
+        raise UserError(f'the number of snapshots to average must be at least 1, not {last}')
+    usable = [step for step in committed_steps(folder) if up_to is None or step <= up_to]
+    if len(usable) < last:
+        before = '' if up_to is None else f' of step {up_to} or earlier'
+        raise UserError(
+            f'{last} snapshots were to be averaged, but {folder} holds {len(usable)}{before}; '
+            'average fewer, or train longer with more snapshots kept'
+        )
+    return usable[-last:]
+
+
 def average(
     folder: Any,
     abstract_params: PyTree,
     *,
     last: int | None = None,
     steps: Sequence[int] | None = None,
-    up_to: int | None = None,
 ) -> PyTree:
     """The mean of several snapshots (or of resume checkpoints: the same files serve).
 
@@ -67,8 +89,6 @@ def average(
             result shall have.
         last: Average the newest so many.
         steps: Or average exactly these.
-        up_to: With `last`: leave out snapshots of later steps, such as those after the best
-            checkpoint.
 
     Raises:
         UserError: there are fewer than asked for, or one of them is damaged.
@@ -76,8 +96,7 @@ def average(
     if (last is None) == (steps is None):
         raise TypeError('give either last or steps')
     with Checkpoints(folder, read_only=True) as checkpoints:
-        there = checkpoints.steps()
-        chosen = _chosen(folder, there, last, steps, up_to)
+        chosen = _there(folder, steps) if last is None else newest(folder, last)
         total = None
         for step in chosen:
             restored = checkpoints.restore_params(abstract_params, step)
@@ -89,29 +108,11 @@ def average(
     return jax.tree.unflatten(structure, means)
 
 
-def _chosen(
-    folder: Any,
-    there: list[int],
-    last: int | None,
-    steps: Sequence[int] | None,
-    up_to: int | None,
-) -> list[int]:
-    if steps is not None:
-        if missing := sorted(set(steps) - set(there)):
-            raise UserError(
-                f'{folder} has no snapshot of steps {missing}; there are {there or "none"}'
-            )
-        return list(steps)
-    assert last is not None
-    if last < 1:
-        raise UserError(f'the number of snapshots to average must be at least 1, not {last}')
-    usable = [step for step in there if up_to is None or step <= up_to]
-    if len(usable) < last:
-        raise UserError(
-            f'{last} snapshots were to be averaged, but {folder} holds {len(usable)}; '
-            'average fewer, or train longer with more snapshots kept'
-        )
-    return usable[-last:]
+def _there(folder: Any, steps: Sequence[int] | None) -> list[int]:
+    there = committed_steps(folder)
+    if missing := sorted(set(steps or ()) - set(there)):
+        raise UserError(f'{folder} has no snapshot of steps {missing}; there are {there or "none"}')
+    return list(steps or ())
 
 
 def _wide(leaf: jax.Array) -> jax.Array:

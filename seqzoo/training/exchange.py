@@ -107,7 +107,7 @@ def export_weights(
         run_dir: the run.
         output: the folder; must not exist or be empty.
         step: a checkpoint; see `load_run`.
-        average_last: how many snapshots are averaged.
+        average_last: how many snapshots are averaged; see there too.
 
     Returns:
         The names of the files.

@@ -20,7 +20,7 @@ from seqzoo.parallel import agreement
 from seqzoo.parallel.mesh import MeshConfig, build_mesh
 from seqzoo.tasks.base import Prediction, Prepared, Runtime
 from seqzoo.tasks.streaming import Growing
-from seqzoo.training.averaging import average
+from seqzoo.training.averaging import average, newest
 from seqzoo.training.checkpoint import Checkpoints, committed_steps
 from seqzoo.training.state import StateFactory
 
@@ -182,9 +182,11 @@ class Run:
     Attributes:
         path: the run folder.
         experiment: with everything resolved.
-        step: of the checkpoint that was read; the newest one where several were averaged.
+        step: of the checkpoint that was read.
         runtime: model and variables.
         prepared: tokenizer, and data as far as it was asked for.
+        averaged: the steps of the snapshots whose mean the parameters are; empty where they are
+            those of the checkpoint.
     """
 
     path: Path
@@ -192,6 +194,7 @@ class Run:
     step: int
     runtime: Runtime
     prepared: Prepared
+    averaged: tuple[int, ...] = ()
 
     @property
     def params(self) -> Any:
@@ -263,7 +266,8 @@ def load_run(
         path: the run folder.
         step: a checkpoint's step, `'latest'`, or `'best'` by the task's metric; `None` is the best
             if there is one.
-        average_last: how many of the newest snapshots are averaged, or 1 for a checkpoint as it is.
+        average_last: how many of the newest snapshots, none later than a `step` that is given, are
+            averaged, or 1 for a checkpoint as it is.
         overrides: changes to how the run works, such as `{'decode.beams': 8}`; what defines it
             stays. The mesh of the training is used if it fits the devices at hand, else all of
             them hold whole parameters.
@@ -294,12 +298,12 @@ def load_run(
     factory = StateFactory(resolved, model, experiment.optimizer.build(), mesh, experiment.seed)
     abstract = factory.abstract()
     part = {'params': abstract.params, 'variables': abstract.variables}
-    found, variables = _restore(run_dir, experiment, part, step, average_last)
+    found, averaged, variables = _restore(run_dir, experiment, part, step, average_last)
     shardings = jax.tree.map(
         lambda leaf: leaf.sharding, {**part['variables'], 'params': part['params']}
     )
     runtime = Runtime(model, variables, shardings, mesh)
-    return Run(run_dir, experiment, found, runtime, prepared)
+    return Run(run_dir, experiment, found, runtime, prepared, averaged)
 
 
 def _mesh(saved: MeshConfig, asked: MeshConfig) -> Mesh:
@@ -313,7 +317,7 @@ def _mesh(saved: MeshConfig, asked: MeshConfig) -> Mesh:
 
 def _restore(
     run_dir: Path, experiment: Experiment, part: dict[str, Any], step: int | str | None, last: int
-) -> tuple[int, Any]:
+) -> tuple[int, tuple[int, ...], Any]:
     metric, mode = experiment.task.best_metric
     home = buckets.home_of(run_dir)
     folder = home / CHECKPOINTS
@@ -327,10 +331,13 @@ def _restore(
         restored = checkpoints.restore_part(part, int(step) if step is not None else None)
     if restored is None:
         raise UserError(f'{folder} holds no checkpoint; train the run first.')
-    params = restored.state['params']
+    params, averaged = restored.state['params'], []
     if last > 1:
-        params = average(home / SNAPSHOTS, part['params'], last=last)
-    return restored.step, {**restored.state['variables'], 'params': params}
+        up_to = None if step is None else restored.step
+        averaged = newest(home / SNAPSHOTS, last, up_to)
+        params = average(home / SNAPSHOTS, part['params'], steps=averaged)
+    variables = {**restored.state['variables'], 'params': params}
+    return restored.step, tuple(averaged), variables
 
 
 def evaluate(
@@ -348,7 +355,8 @@ def evaluate(
 
     Returns:
         `metrics` (numbers by name), `signature` of the scorer, `split`, `step`, `average`,
-        `decode`. It is announced if the folder cannot be written.
+        `averaged` (the steps of the snapshots), `decode`. It is announced if the folder cannot be
+        written.
     """
     run = load_run(
         path,
@@ -371,6 +379,7 @@ def evaluate(
         'data': experiment.task.data_name,
         'step': run.step,
         'average': average,
+        'averaged': list(run.averaged),
         'decode': json.loads(to_json(experiment.decode)),
     }
     try:

@@ -233,6 +233,49 @@ def test_the_command_prints_rows_as_a_table_and_as_json(capsys):
     assert 'feed forward' in text
 
 
+def audited(capsys, *overrides):
+    assert main(['audit', BASE, '--json', *overrides]) == 0
+    (found,) = json.loads(capsys.readouterr().out)['rows']
+    return found
+
+
+def test_another_training_is_counted_by_its_own_tokens(capsys):
+    paper, changed = audited(capsys), audited(capsys, '--train.steps', '300000')
+    assert paper['published']['tokens'] == 2_500_000_000
+    assert changed['published']['tokens'] is None
+    assert changed['published']['flops'] is None
+    assert changed['published']['parameters'] == '65M'
+    assert changed['tokens'] == 3 * paper['tokens']
+    by_rule = 6 * changed['parameters'] * changed['tokens'] / 86_400e15
+    assert changed['rule_petaflop_days'] == pytest.approx(by_rule)
+    assert 'changed: train.steps: 100000 -> 300000' in changed['explanation']
+
+
+def test_another_model_is_not_held_against_the_printed_figure(capsys):
+    found = audited(capsys, '--model.embed-dim', '384', '--model.num-layers', '3')
+    assert found['published']['parameters'] == ''
+    assert found['agrees'] is None
+    assert found['published']['tokens'] == 2_500_000_000
+    assert found['explanation'] == (
+        'changed: model.num_layers: 6 -> 3, model.embed_dim: 512 -> 384'
+    )
+    assert main(['audit', BASE, '--model.num-layers', '3']) == 0
+    text = capsys.readouterr().out
+    assert '65M' not in text
+    assert 'changed: model.num_layers: 6 -> 3' in text
+
+
+def test_how_a_run_runs_changes_no_figure(capsys):
+    ways = ('--model.remat', 'full', '--train.log-every', '7', '--mesh.fsdp', '2')
+    assert audited(capsys, *ways) == audited(capsys)
+
+
+def test_what_no_run_can_have_is_not_counted(capsys):
+    for command in ('audit', 'show'):
+        assert main([command, BASE, '--task.tokenizer.joint', 'False']) == 2
+        assert 'set --model.tie decoder' in capsys.readouterr().err
+
+
 def test_overrides_without_a_configuration_are_refused(capsys):
     assert main(['audit', '--model.num-layers', '2']) == 2
     assert 'say which CONFIG' in capsys.readouterr().err

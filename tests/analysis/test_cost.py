@@ -6,6 +6,7 @@ import pytest
 
 from seqzoo.__main__ import main
 from seqzoo.analysis.audit import audit_experiment
+from seqzoo.analysis.compiled_step import step_digest
 from seqzoo.analysis.cost import cost_as_compiled, cost_by_formula, disk_of
 from seqzoo.configuration import load_config
 from seqzoo.errors import UserError
@@ -13,6 +14,8 @@ from seqzoo.errors import UserError
 BASE = 'transformer_base_wmt14_ende'
 COMPILED = {
     'config': BASE,
+    'experiment': step_digest(load_config(BASE)),
+    'batch': {'rows': 112, 'length': 256},
     'topology': 'v5e:2x4',
     'chips': 8,
     'fits': True,
@@ -51,6 +54,51 @@ def test_the_compiled_step_gives_a_range():
             message = 'without --decode'
         with pytest.raises(UserError, match=message):
             cost_as_compiled(BASE, load_config(BASE), wrong)
+
+
+@pytest.mark.parametrize(
+    'changed',
+    [
+        {'model.embed_dim': 4096},
+        {'task.tokenizer.vocab_size': 32000},
+        {'batch.tokens': 50_000},
+        {'optimizer.clip_norm': 1.0},
+    ],
+)
+def test_a_step_that_computes_something_else_is_refused(changed):
+    with pytest.raises(UserError, match='with another model, task, batch or optimizer; compile it'):
+        cost_as_compiled(BASE, load_config(BASE, changed), COMPILED)
+
+
+def test_how_a_step_was_laid_out_and_how_many_there_are_are_free():
+    ways = {'model.remat': 'full', 'mesh.fsdp': 8, 'train.accumulation': 2, 'decode.beams': 1}
+    experiment = load_config(BASE, {**ways, 'train.steps': 50_000})
+    assert cost_as_compiled(BASE, experiment, COMPILED).hours == pytest.approx((0.5, 1.25))
+
+
+@pytest.mark.parametrize(
+    ('change', 'message'),
+    [
+        ({'experiment': ...}, 'does not say which options'),
+        ({'batch': {'rows': 448, 'length': 64}}, 'rows of 64, and the longest .* 256'),
+        ({'batch': ...}, 'rows of None'),
+        ({'batch': [112, 256]}, 'rows of None'),
+        ({'fits': 'yes'}, 'does not fit'),
+        ({'chips': ...}, 'None for chips'),
+        ({'chips': '8'}, "'8' for chips"),
+        ({'chips': True}, 'True for chips'),
+        ({'topology': ...}, 'None for topology'),
+        ({'estimate': None}, 'None for step_seconds'),
+        ({'estimate': {'step_seconds': [0.1]}}, r'\[0.1\] for step_seconds'),
+        ({'estimate': {'step_seconds': ['0.1', 0.2]}}, 'for step_seconds'),
+        ({'estimate': {'step_seconds': [0.2, 0.1]}}, 'for step_seconds'),
+        ({'estimate': {'step_seconds': [float('nan'), 0.1]}}, 'for step_seconds'),
+    ],
+)
+def test_a_damaged_report_is_refused_by_what_is_wrong_with_it(change, message):
+    wrong = {name: value for name, value in {**COMPILED, **change}.items() if value is not ...}
+    with pytest.raises(UserError, match=message):
+        cost_as_compiled(BASE, load_config(BASE), wrong)
 
 
 def test_disk_is_what_a_run_keeps_and_fetches():

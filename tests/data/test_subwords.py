@@ -63,6 +63,18 @@ def test_the_same_text_gives_the_same_tokens_from_cache_run_and_pickle(tmp_path,
         load_text_tokenizer(run)
 
 
+@pytest.mark.parametrize('name', ['tokenizer.json', 'subwords.json'])
+def test_a_damaged_cache_is_trained_anew(tmp_path, caplog, name):
+    first = make_text_tokenizer(LINES, ByteLevelBPE(vocab_size=300), tmp_path)
+    [file] = tmp_path.rglob(name)
+    whole = file.read_bytes()
+    file.write_bytes(b'null' if name == 'subwords.json' else b'')
+    again = make_text_tokenizer(LINES, ByteLevelBPE(vocab_size=300), tmp_path)
+    assert again.fingerprint == first.fingerprint
+    assert file.read_bytes() == whole
+    assert 'the cache is damaged' in caplog.text
+
+
 def test_what_cannot_be_trained_is_refused(tmp_path):
     for changes, words in (
         ({'vocab_size': 256}, 'at least 257'),

@@ -1,3 +1,4 @@
+import json
 import pickle
 import subprocess
 import sys
@@ -156,6 +157,9 @@ def test_a_model_that_is_not_ours_is_refused(tokenizer, tmp_path):
     path.write_bytes(b'not a model')
     with pytest.raises(UserError, match='not a SentencePiece model'):
         Tokenizer.load(path)
+    path.write_bytes(b'')
+    with pytest.raises(UserError, match=r'is empty; give the \.model file of a seqzoo run'):
+        Tokenizer.load(path)
 
 
 def test_the_cache_is_used_and_told_apart_by_text_and_settings(tmp_path, monkeypatch):
@@ -172,6 +176,37 @@ def test_the_cache_is_used_and_told_apart_by_text_and_settings(tmp_path, monkeyp
     train_tokenizer(LINES[1:], config, cache_dir=tmp_path / 'cache')
     train_tokenizer(LINES, TokenizerConfig(vocab_size=101), cache_dir=tmp_path / 'cache')
     assert len(trained) == 3
+
+
+@pytest.mark.parametrize(
+    ('name', 'content'),
+    [
+        ('.model', b''),
+        ('.model', b'not a model'),
+        ('.model.json', b''),
+        ('.model.json', b'[]'),
+        ('.model.json', b'{}'),
+        ('.model.json', None),
+    ],
+)
+def test_a_damaged_cache_is_trained_anew_and_says_so(tmp_path, caplog, name, content):
+    config = TokenizerConfig(vocab_size=100)
+    first = train_tokenizer(LINES, config, cache_dir=tmp_path)
+    [file] = [path for path in tmp_path.iterdir() if path.name.endswith(name)]
+    whole = file.read_bytes()
+    if content is None:
+        note = json.loads(whole)
+        del note['fingerprint']
+        content = json.dumps(note).encode()
+    file.write_bytes(content)
+    again = train_tokenizer(LINES, config, cache_dir=tmp_path)
+    assert again.fingerprint == first.fingerprint
+    assert file.read_bytes() == whole
+    [record] = caplog.records
+    assert 'the cache is damaged' in record.getMessage()
+    assert file.name.removesuffix('.json') in record.getMessage()
+    train_tokenizer(LINES, config, cache_dir=tmp_path)
+    assert len(caplog.records) == 1
 
 
 def test_a_sample_is_even_deterministic_and_of_the_stated_size():

@@ -77,6 +77,17 @@ def test_a_run_keeps_the_vocabulary(tokenizer, tmp_path):
     assert loaded.decode_text([*first, *second]) == 'great\nsauce\n'
 
 
+def test_a_damaged_cache_is_made_anew(tmp_path, caplog):
+    config = WordPieceConfig(vocab_size=60)
+    first = train_wordpiece(TEXT, config, cache_dir=tmp_path)
+    [file] = tmp_path.iterdir()
+    whole = file.read_bytes()
+    file.write_bytes(whole[:50])
+    assert train_wordpiece(TEXT, config, cache_dir=tmp_path).fingerprint == first.fingerprint
+    assert file.read_bytes() == whole
+    assert 'the cache is damaged' in caplog.text
+
+
 def test_damaged_and_foreign_files_are_refused(tokenizer, tmp_path):
     file = tmp_path / 'wordpiece.json'
     tokenizer.save(file)

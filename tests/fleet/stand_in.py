@@ -10,6 +10,7 @@ import os
 import pathlib
 import subprocess
 import sys
+import time
 
 CLOUD = pathlib.Path(os.environ['STAND_IN_CLOUD'])
 
@@ -34,7 +35,9 @@ def fail(text, status=1):
 
 
 def scenario(line):
-    """Rules `{'match', 'times', 'skip', 'out', 'err', 'status', 'lose', 'kill'}`, used up."""
+    """Rules, used up one after the other: `{'match', 'times', 'skip', 'hang', 'out', 'err',
+    'status', 'lose', 'kill'}`.
+    """
     rules = load('rules.json', [])
     for rule in rules:
         if rule['match'] not in line or rule.get('times', 1) == 0:
@@ -56,6 +59,7 @@ def scenario(line):
         for node, hosts in rule.get('kill', {}).items():
             nodes[node]['dead'] = hosts
         store('nodes.json', nodes)
+        time.sleep(rule.get('hang', 0))
         if 'out' in rule:
             say(rule['out'], rule.get('status', 0))
         if 'err' in rule:

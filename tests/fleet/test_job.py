@@ -7,6 +7,7 @@ import subprocess
 import pytest
 import yaml
 
+from tpu import shell
 from tpu.fleet import Fleet
 from tpu.job import Job
 from tpu.life import Life
@@ -281,6 +282,7 @@ def lose_once(match, **more):
     ('rules', 'said'),
     [
         ([{'match': 'describe r', 'skip': 4, 'err': '503 Service Unavailable'}], 'tried again in'),
+        ([{'match': 'describe r', 'skip': 4, 'hang': 120}], 'timed out'),
         ([lose_once('tpu-vm scp')], 'was interrupted'),
         pytest.param(
             *([lose_once('worker.sh" start')], 'was interrupted'),
@@ -302,9 +304,10 @@ def lose_once(match, **more):
             marks=pytest.mark.slow,
         ),
     ],
-    ids=['describe', 'push', 'start', 'capacity', 'create'],
+    ids=['describe', 'hang', 'push', 'start', 'capacity', 'create'],
 )
-def test_a_launch_rides_out_what_passes(cloud, rules, said):
+def test_a_launch_rides_out_what_passes(cloud, rules, said, monkeypatch):
+    monkeypatch.setattr(shell, 'ASK_SECONDS', 8.0)
     cloud.write('exits', 'wait 0' if len(rules) > 1 else '0')
     cloud.write('rules.json', rules)
     status, _, err = cloud.run('launch', 'r', *HERE[:-1], '0.05', '--spot', *TRAIN)

@@ -333,6 +333,24 @@ def test_a_tool_that_is_missing_is_named(cloud, monkeypatch):
     assert (status, 'gcloud is not on PATH' in err) == (2, True)
 
 
+def test_what_a_program_said_before_it_hung_is_kept(monkeypatch):
+    monkeypatch.setattr(shell, 'ASK_SECONDS', 1.0)
+    answer = Shell().ask(['sh', '-c', 'echo half; echo no news >&2; exec sleep 60'])
+    assert (answer.status, answer.out) == (124, 'half\n')
+    assert answer.said == 'ERROR: sh timed out: it did not end within 1 s'
+    quiet = Shell().ask(['sleep', '60'])
+    assert (quiet.status, quiet.out) == (124, '')
+
+
+def test_a_call_that_hangs_may_pass_and_is_one_sentence(cloud, monkeypatch):
+    monkeypatch.setattr(shell, 'ASK_SECONDS', 4.0)
+    cloud.write('rules.json', [{'match': 'describe r', 'hang': 120, 'times': 1}])
+    fleet = Fleet('r', 'v5e-8', zone='z-a')
+    with pytest.raises(shell.Passing, match=r'timed out: it did not end within 4 s') as caught:
+        ComputeEngine(fleet, Shell()).describe(['gcloud', 'compute', 'x', 'describe', 'r'])
+    assert len(str(caught.value).splitlines()) == 1
+
+
 def test_a_dry_run_prints_what_would_run_and_runs_nothing(cloud):
     words = [
         'launch',

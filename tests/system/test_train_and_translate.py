@@ -3,9 +3,12 @@
 import gzip
 import json
 
+import jax
+import numpy as np
 import pytest
 
 from seqzoo.training import load_run
+from seqzoo.training.averaging import average
 
 
 @pytest.mark.slow
@@ -118,9 +121,31 @@ def test_the_newest_and_the_best_checkpoint_survive_and_snapshots_average(
     )  # fmt: skip
     assert found.status == 0
     assert json.loads(found.out)['average'] == 3
+    assert json.loads(found.out)['averaged'] == [4, 5, 6]
     refused = seqzoo('evaluate', tmp_path / 'run', '--data-dir', corpus, '--average', 5)
     assert refused.status == 2
     assert '3' in refused.err
+
+
+def test_an_average_up_to_a_step_knows_nothing_of_later_ones(train, seqzoo, corpus, tmp_path):
+    more = ('--train.snapshot-every=1', '--train.keep-snapshots=6', '--train.keep=3')
+    assert train('run', *more, steps=6).status == 0
+    words = ('evaluate', tmp_path / 'run', '--data-dir', corpus, '--decode.method=greedy')
+    found = seqzoo(*words, '--step', 4, '--average', 3, '--json')
+    assert found.status == 0, found.err
+    said = json.loads(found.out)
+    assert (said['step'], said['averaged']) == (4, [2, 3, 4])
+    recorded = json.loads((tmp_path / 'run' / 'results.json').read_text(encoding='utf-8'))
+    assert recorded == [said]
+    text = seqzoo(*words, '--step', 4, '--average', 3)
+    assert 'average of 3 snapshots (steps 2 to 4)' in text.out
+    params = load_run(tmp_path / 'run', step=4, average_last=3).params
+    shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), params)
+    wanted = average(tmp_path / 'run' / 'snapshots', shapes, steps=[2, 3, 4])
+    jax.tree.map(np.testing.assert_allclose, params, wanted)
+    refused = seqzoo(*words, '--step', 4, '--average', 5)
+    assert refused.status == 2
+    assert 'holds 4 of step 4 or earlier' in refused.err
 
 
 def test_vocabularies_of_their_own_cannot_share_one_table(train):

@@ -14,10 +14,12 @@ from jax.sharding import NamedSharding, PartitionSpec
 from seqzoo.analysis.ahead_of_time import compile_traced, trace_search, trace_step
 from seqzoo.analysis.collectives import collectives
 from seqzoo.analysis.compile_report import as_json, kernels, report
+from seqzoo.analysis.compiled_step import read_step
 from seqzoo.analysis.program_text import ENTRY, parse
 from seqzoo.analysis.slices import find_slice, without_cache
 from seqzoo.commands.compile import render
 from seqzoo.configuration import load_config
+from seqzoo.errors import UserError
 from seqzoo.layers.attention import dot_product_attention
 from seqzoo.parallel.axes import axis_rules
 from seqzoo.parallel.mesh import MeshConfig, build_mesh
@@ -103,6 +105,15 @@ def test_the_report_is_printed_for_people_and_as_json(result):
     assert 'it fits' in text
     assert 'layer scan' in text
     assert 'kv is 64 on each device' in text  # half of the matrix unit's columns
+
+
+def test_the_report_says_which_experiment_and_which_batch_it_is_of(compiled, result):
+    experiment, _ = compiled
+    step = read_step(CONFIG, experiment, json.loads(json.dumps(result)))
+    assert (step.topology, step.chips) == ('v5e:2x2', 4)
+    assert list(step.seconds) == result['estimate']['step_seconds']
+    with pytest.raises(UserError, match='compile it with the same options'):
+        read_step(CONFIG, load_config(CONFIG), result)
 
 
 def test_a_search_waits_for_others_only_to_know_whether_all_are_done(four_chips):

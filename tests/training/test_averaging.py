@@ -7,7 +7,7 @@ import pytest
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from seqzoo.errors import UserError
-from seqzoo.training.averaging import Snapshots, average
+from seqzoo.training.averaging import Snapshots, average, newest
 from seqzoo.training.checkpoint import Checkpoints
 
 
@@ -46,7 +46,14 @@ def assert_is_mean(params, steps):
 def test_the_average_of_the_last_is_the_mean(folder):
     assert_is_mean(average(folder, SHAPES, last=3), [40, 50, 60])
     assert_is_mean(average(folder, SHAPES, last=1), [60])
-    assert_is_mean(average(folder, SHAPES, last=2, up_to=50), [40, 50])
+
+
+def test_the_newest_up_to_a_step_leave_out_what_came_later(folder):
+    assert newest(folder, 2) == [50, 60]
+    assert newest(folder, 2, up_to=50) == [40, 50]
+    assert newest(folder, 2, up_to=49) == [30, 40]
+    with pytest.raises(UserError, match=r'3 snapshots .* holds 2 of step 40 or earlier'):
+        newest(folder, 3, up_to=40)
 
 
 def test_the_average_of_chosen_steps_is_their_mean(folder):
