@@ -176,7 +176,8 @@ def measure(
     from translation_curve import abstract_params, score
 
     from seqzoo.training.averaging import average
-    from seqzoo.training.run import SNAPSHOTS, load_run
+    from seqzoo.training.run import load_run
+    from seqzoo.training.run_folder import SNAPSHOTS
 
     run = load_run(run_dir, data_dir=arguments.data_dir, splits=('test',))
     averaged = average(run_dir / SNAPSHOTS, abstract_params(run), last=AVERAGE)

@@ -39,7 +39,8 @@ from seqzoo.analysis import drawing
 from seqzoo.analysis.parameters import count_parameters
 from seqzoo.experiment import Experiment
 from seqzoo.training.events import read_events
-from seqzoo.training.run import evaluate, load_experiment_of
+from seqzoo.training.run import evaluate
+from seqzoo.training.run_folder import load_experiment_of
 
 RESULTS = Path(__file__).parent / 'results'
 FAMILIES = ('elman', 'lstm', 'gru', 'tcn', 'transformer')

@@ -17,7 +17,8 @@ import rows
 
 from seqzoo.training.averaging import average
 from seqzoo.training.checkpoint import Checkpoints
-from seqzoo.training.run import SNAPSHOTS, Run, load_run
+from seqzoo.training.run import Run, load_run
+from seqzoo.training.run_folder import SNAPSHOTS
 
 
 def main() -> None:

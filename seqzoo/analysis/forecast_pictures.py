@@ -32,7 +32,7 @@ def draw_run(run: Any, path: FilePath, data_dir: FilePath | None) -> FilePath:
         path: where to write the PNG.
         data_dir: where the series lies.
     """
-    from seqzoo.training.run import default_data_dir
+    from seqzoo.training.run_folder import default_data_dir
 
     task: Forecasting = run.experiment.task
     table, learnt = run.prepared.splits['test'], run.prepared.learnt

@@ -27,7 +27,7 @@ from seqzoo.parallel.mesh import build_mesh, put_rows
 from seqzoo.parallel.prng import example_rows
 from seqzoo.tasks.base import Prepared
 from seqzoo.training.program import Program, build_program
-from seqzoo.training.run import default_cache_dir, default_data_dir
+from seqzoo.training.run_folder import default_cache_dir, default_data_dir
 
 Scaling = Literal['strong', 'weak']
 

@@ -29,7 +29,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Downloads, tokenizes, plans."""
     experiment = load_config(arguments.config, arguments.overrides)
     from seqzoo.data.inspection import describe_plan
-    from seqzoo.training.run import default_cache_dir, default_data_dir
+    from seqzoo.training.run_folder import default_cache_dir, default_data_dir
 
     data_dir = default_data_dir(arguments.data_dir, may_be_empty=True)
     corpus = getattr(experiment.task, 'corpus', None)

@@ -30,7 +30,7 @@ def run(arguments: argparse.Namespace) -> int:
     experiment = load_config(arguments.config, arguments.overrides)
     from seqzoo.data.inspection import describe_plan
     from seqzoo.training.lengths import refuse_long_rows
-    from seqzoo.training.run import default_cache_dir, default_data_dir
+    from seqzoo.training.run_folder import default_cache_dir, default_data_dir
 
     task, batch = experiment.task, experiment.batch
     prepared = task.prepare(

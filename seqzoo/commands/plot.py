@@ -65,7 +65,7 @@ def run(arguments: argparse.Namespace) -> int:
         return _gradients_of_cells(arguments)
     from seqzoo.analysis.pictures import loss_curve
     from seqzoo.training.events import METRICS_FILE, read_events
-    from seqzoo.training.run import opened
+    from seqzoo.training.run_folder import opened
 
     arguments.runs = [opened(run, 'the run') for run in arguments.runs]
     for folder in arguments.runs:
@@ -137,7 +137,7 @@ def _model_pictures(arguments: argparse.Namespace, pictures: Path) -> Iterator[P
 
 def _caption_pictures(arguments: argparse.Namespace, pictures: Path, loaded: Any) -> Iterator[Path]:
     from seqzoo.analysis.caption_pictures import attended_places, caption_picture
-    from seqzoo.training.run import default_data_dir
+    from seqzoo.training.run_folder import default_data_dir
 
     task = loaded.experiment.task
     try:
@@ -157,7 +157,7 @@ def _caption_pictures(arguments: argparse.Namespace, pictures: Path, loaded: Any
 
 def _sound_pictures(arguments: argparse.Namespace, pictures: Path, loaded: Any) -> Iterator[Path]:
     from seqzoo.analysis.spectrograms import draw_run
-    from seqzoo.training.run import default_data_dir
+    from seqzoo.training.run_folder import default_data_dir
 
     try:
         yield draw_run(loaded, pictures / 'sounds.png', default_data_dir(arguments.data_dir))
@@ -219,7 +219,7 @@ def _example(task: Any, data_dir: Path | None) -> str:
     corpus = getattr(task, 'corpus', None)
     if corpus is None:
         raise UserError('say with --sentence what to draw')
-    from seqzoo.training.run import default_data_dir
+    from seqzoo.training.run_folder import default_data_dir
 
     text = corpus.pairs(
         'test', task.source_language, task.target_language, default_data_dir(data_dir)

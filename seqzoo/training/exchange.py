@@ -20,11 +20,11 @@ from seqzoo.optimization.schedules import Linear
 from seqzoo.parallel.storage import true_count
 from seqzoo.training.checkpoint import Checkpoints
 from seqzoo.training.lock import RunLock
-from seqzoo.training.run import (
+from seqzoo.training.run import load_run
+from seqzoo.training.run_folder import (
     CHECKPOINTS,
     EXPERIMENT,
     IMPORTED,
-    load_run,
     save_experiment,
     save_prepared,
 )

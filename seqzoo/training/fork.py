@@ -16,7 +16,7 @@ from seqzoo.errors import UserError
 from seqzoo.experiment import Experiment
 from seqzoo.training.checkpoint import Checkpoints
 from seqzoo.training.pretrained import Overlap, overlap_of, placed, taken
-from seqzoo.training.run import CHECKPOINTS, load_experiment_of, opened
+from seqzoo.training.run_folder import CHECKPOINTS, load_experiment_of, opened
 from seqzoo.training.state import TrainState
 
 ORIGIN = 'origin.json'

@@ -28,7 +28,7 @@ from seqzoo.training.loop import History, Improvement, Loop
 from seqzoo.training.program import build_program
 from seqzoo.training.progress import Mode, Progress
 from seqzoo.training.recompilation import StepGuard
-from seqzoo.training.run import (
+from seqzoo.training.run_folder import (
     CHECKPOINTS,
     EXPERIMENT,
     SNAPSHOTS,

@@ -6,7 +6,8 @@ import pytest
 
 from seqzoo.errors import UserError
 from seqzoo.experiment import TrainConfig, defines_run
-from seqzoo.training.run import IDENTITY, RESULTS, load_run, record_result, refuse_other_data
+from seqzoo.training.run import load_run
+from seqzoo.training.run_folder import IDENTITY, RESULTS, record_result, refuse_other_data
 
 
 @pytest.mark.parametrize(
