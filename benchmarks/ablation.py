@@ -22,6 +22,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import facts_of_runs
 import program
 import rows
 
@@ -166,7 +167,7 @@ def remaining(run: Path, minutes: float) -> float | None:
         return None
     if not (run / 'metrics.jsonl').exists():
         return minutes
-    return minutes - max(rows.seconds_by_step(run).values(), default=0.0) / 60
+    return minutes - max(facts_of_runs.seconds_by_step(run).values(), default=0.0) / 60
 
 
 def measure(
@@ -181,7 +182,7 @@ def measure(
 
     run = load_run(run_dir, data_dir=arguments.data_dir, splits=('test',))
     averaged = average(run_dir / SNAPSHOTS, abstract_params(run), last=AVERAGE)
-    row = rows.describe(
+    row = facts_of_runs.describe(
         run,
         name=f'ablation_{name}_seed{seed}',
         command=words,
@@ -191,7 +192,7 @@ def measure(
         row['note'] += f' Stopped by its budget after {row["steps"]:,} updates.'
     final = {
         'test': score(run, averaged, 'test'),
-        'test_ladder': rows.ladder(run, averaged, 'test'),
+        'test_ladder': facts_of_runs.ladder(run, averaged, 'test'),
     }
     if name == BASE:
         for search, (_, changes) in SEARCHES.items():

@@ -26,6 +26,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import facts_of_runs
 import program
 import record_run
 import rows
@@ -175,9 +176,9 @@ def over_seeds(found: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
 def row_of(name: str, command: str, run: Path, before: dict[str, Any] | None) -> dict[str, Any]:
     """The facts of a run; `before`: how well what it began with had been pre-trained."""
     if before is None:
-        return rows.describe(load_run(run), name=name, command=command)
+        return facts_of_runs.describe(load_run(run), name=name, command=command)
     first, metrics = before['config'], before['metrics']
-    return rows.describe(
+    return facts_of_runs.describe(
         load_run(run),
         name=name,
         command=command,

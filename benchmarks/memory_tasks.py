@@ -31,13 +31,13 @@ from typing import Any
 
 import machine
 import program
-import rows
 import side_by_side
 
 import seqzoo
 from seqzoo.analysis import drawing
 from seqzoo.analysis.parameters import count_parameters
 from seqzoo.experiment import Experiment
+from seqzoo.provenance import commit
 from seqzoo.training.events import read_events
 from seqzoo.training.run import evaluate
 from seqzoo.training.run_folder import load_experiment_of
@@ -168,7 +168,7 @@ def train(cell: Cell, folder: Path, minutes: float, *, data_dir: Path | None) ->
         'published': cell.published,
         'curve': curve(folder),
         'load_average': {'before': before, 'after': os.getloadavg()},
-        'recorded_at_commit': rows.commit(),
+        'recorded_at_commit': commit(),
         'date': time.strftime('%Y-%m-%d'),
     }
 

@@ -28,6 +28,8 @@ import machine
 import numpy as np
 import rows
 
+from seqzoo.provenance import commit
+
 WORDS, LENGTH, BLOCK = 300_000, 25.0, 20_000  # vocabulary, mean length in words, pairs at a time
 SPLITS = {'dev': 1000}
 
@@ -62,7 +64,7 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
         'cache_bytes': sum(f.stat().st_size for f in cache.rglob('*') if f.is_file()),
         'command': ' '.join(['seqzoo', *command[3:]]).replace(str(arguments.folder), 'F'),
         'killed_after_seconds': arguments.kill_after,
-        'recorded_at_commit': rows.commit(),
+        'recorded_at_commit': commit(),
         'runs': runs,
     }
     if arguments.name:

@@ -11,6 +11,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import facts_of_runs
 import program
 import rows
 
@@ -24,17 +25,17 @@ _BESIDE = ('kind', 'step', 'time', 'seconds')  # what an event says besides metr
 def main(argv: list[str] | None = None) -> None:
     """Evaluates and records."""
     parser = argparse.ArgumentParser(description=(__doc__ or '').split('\n')[0])
-    rows.add_options(parser)
+    facts_of_runs.add_options(parser)
     parser.add_argument('--measure', required=True, help='the metric that the table shows')
     parser.add_argument('--split', default='test')
     arguments = parser.parse_args(argv)
     run = load_run(arguments.run, data_dir=arguments.data_dir, splits=(arguments.split,))
-    facts = rows.describe(run, **rows.given(arguments))  # before what takes time
+    facts = facts_of_runs.describe(run, **facts_of_runs.given(arguments))  # before what takes time
     found = evaluate(arguments.run, split=arguments.split, data_dir=arguments.data_dir)
     row = facts | measured(arguments.run, found, arguments.measure, arguments.split)
     if row['direction']:
         kind = row['results']['best_checkpoint']
-        kind[f'{arguments.split}_ladder'] = rows.ladder(run, run.params, arguments.split)
+        kind[f'{arguments.split}_ladder'] = facts_of_runs.ladder(run, run.params, arguments.split)
     print(rows.write(row))
     print(json.dumps(row['results'], indent=2))
 

@@ -15,9 +15,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import facts_of_runs
 import jax
 import machine
-import rows
 
 from seqzoo.data.kept_files import write_atomically
 
@@ -149,7 +149,7 @@ def default_workers() -> int:
 
 def trained_minutes(folder: Path) -> float:
     """How long a run has been trained, by all processes that did."""
-    return max(rows.seconds_by_step(folder).values(), default=0.0) / 60
+    return max(facts_of_runs.seconds_by_step(folder).values(), default=0.0) / 60
 
 
 def _train_into(note: Path, core: int | None, job: Callable[[float], Row], minutes: float) -> None:

@@ -11,6 +11,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import facts_of_runs
 import jax
 import program
 import rows
@@ -24,13 +25,13 @@ from seqzoo.training.run_folder import SNAPSHOTS
 def main() -> None:
     """Scores and records."""
     parser = argparse.ArgumentParser(description=(__doc__ or '').split('\n')[0])
-    rows.add_options(parser)
+    facts_of_runs.add_options(parser)
     parser.add_argument('--points', type=int, default=10, help='snapshots on the curve')
     parser.add_argument('--average', type=int, default=10, help='snapshots in the final average')
     arguments = parser.parse_args()
     run = load_run(arguments.run, data_dir=arguments.data_dir, splits=('dev', 'test'))
-    facts = rows.describe(run, **rows.given(arguments))  # before what takes time
-    clock = rows.seconds_by_step(arguments.run)
+    facts = facts_of_runs.describe(run, **facts_of_runs.given(arguments))  # before what takes time
+    clock = facts_of_runs.seconds_by_step(arguments.run)
     has_snapshots = (arguments.run / SNAPSHOTS).is_dir()
     points = list(curve(run, arguments.points, clock)) if has_snapshots else []
     final = final_scores(run, arguments.average if has_snapshots else 0)
@@ -91,7 +92,7 @@ def final_scores(run: Run, last: int) -> dict[str, Any]:
         'best_checkpoint': {
             'step': run.step,
             'test': score(run, run.params, 'test'),
-            'test_ladder': rows.ladder(run, run.params, 'test'),
+            'test_ladder': facts_of_runs.ladder(run, run.params, 'test'),
         }
     }
     if not last:
@@ -103,7 +104,7 @@ def final_scores(run: Run, last: int) -> dict[str, Any]:
             'dev': score(run, averaged, 'dev'),
             'test': score(run, averaged, 'test'),
             'test_greedy': score(run, averaged, 'test', method='greedy'),
-            'test_ladder': rows.ladder(run, averaged, 'test'),
+            'test_ladder': facts_of_runs.ladder(run, averaged, 'test'),
         },
     }
 

@@ -199,7 +199,7 @@ def test_a_change_that_somebody_stopped_stops_the_others(ablation, tmp_path, mon
 
 def test_a_schedule_without_an_end_is_given_none(ablation):
     for config, decays in ((ablation.CONFIG, True), ('transformer_tiny_text', False)):
-        given = argparse.Namespace(config=config, steps=30)
+        given = argparse.Namespace(config=config, steps=3_000)
         words = ablation.command('base', 0, given, [])
         assert ('--schedule.decay-steps' in words) is decays
         load_config(config, words[3:])

@@ -41,7 +41,7 @@ def test_each_seed_is_trained_both_ways_once(program, monkeypatch, tmp_path):
 
     monkeypatch.setattr(program.subprocess, 'run', run)
     monkeypatch.setattr(program, 'load_run', lambda path: path)
-    monkeypatch.setattr(program.rows, 'describe', lambda run, **said: said)
+    monkeypatch.setattr(program.facts_of_runs, 'describe', lambda run, **said: said)
     monkeypatch.setattr(program.record_run, 'dev_curve', lambda run: [])
     written = []
     monkeypatch.setattr(program.rows, 'write', lambda row, folder: written.append(row))

@@ -23,6 +23,11 @@ def rows(benchmark_program):
 
 
 @pytest.fixture(scope='module')
+def facts_of_runs(benchmark_program):
+    return benchmark_program('facts_of_runs')
+
+
+@pytest.fixture(scope='module')
 def tables(benchmark_program):
     return benchmark_program('tables')
 
@@ -232,38 +237,38 @@ def noted(device, commit, jax='0.10.2'):
 NOBODY = {'device': None, 'versions': None, 'commit': None}
 
 
-def test_a_row_says_what_the_training_noted_and_not_where_it_is_recorded(rows, tmp_path):
+def test_a_row_says_what_the_training_noted_and_not_where_it_is_recorded(facts_of_runs, tmp_path):
     run = starts(tmp_path, noted('1 x NVIDIA H200', 'abc1234-dirty'))
-    assert rows.trained_on(run, **NOBODY) == {
+    assert facts_of_runs.trained_on(run, **NOBODY) == {
         'device': '1 x NVIDIA H200',
         'versions': 'Python 3.11.7, jax 0.10.2',
         'trained_at_commit': 'abc1234-dirty',
     }
-    assert rows.trained_on(run, **NOBODY | {'commit': 'abc1234def'})['trained_at_commit'] == (
-        'abc1234-dirty'
-    )
+    assert facts_of_runs.trained_on(run, **NOBODY | {'commit': 'abc1234def'})[
+        'trained_at_commit'
+    ] == ('abc1234-dirty')
     for told in ({'commit': '9999999'}, {'device': '2 cores'}, {'versions': 'jax 0.9'}):
         with pytest.raises(UserError, match=f'says that its {next(iter(told))} was'):
-            rows.trained_on(run, **NOBODY | told)
+            facts_of_runs.trained_on(run, **NOBODY | told)
 
 
-def test_a_run_of_several_devices_and_sources_says_all_of_them(rows, tmp_path):
+def test_a_run_of_several_devices_and_sources_says_all_of_them(facts_of_runs, tmp_path):
     parts = (noted('4 x T', 'aaa'), noted('4 x T', 'aaa'), noted('1 x H', 'bbb', jax='0.11'))
-    found = rows.trained_on(starts(tmp_path, *parts), **NOBODY)
+    found = facts_of_runs.trained_on(starts(tmp_path, *parts), **NOBODY)
     assert found['device'] == '4 x T, then 1 x H'
     assert found['trained_at_commit'] == 'aaa, then bbb'
     assert found['versions'] == 'Python 3.11.7, jax 0.10.2, then Python 3.11.7, jax 0.11'
     part = starts(tmp_path, {}, noted('1 x H', 'bbb'))
-    assert rows.trained_on(part, **NOBODY)['device'] == 'not recorded, then 1 x H'
-    told = rows.trained_on(part, **NOBODY | {'device': '4 x T'})
+    assert facts_of_runs.trained_on(part, **NOBODY)['device'] == 'not recorded, then 1 x H'
+    told = facts_of_runs.trained_on(part, **NOBODY | {'device': '4 x T'})
     assert told['device'] == '4 x T, then 1 x H'
 
 
-def test_what_an_old_run_did_not_note_is_what_is_told_or_nothing(rows, tmp_path):
+def test_what_an_old_run_did_not_note_is_what_is_told_or_nothing(facts_of_runs, tmp_path):
     run = starts(tmp_path, {'devices': 1, 'backend': 'cpu'})
-    found = rows.trained_on(run, **NOBODY)
+    found = facts_of_runs.trained_on(run, **NOBODY)
     assert found == {'device': None, 'versions': None, 'trained_at_commit': None}
-    assert rows.trained_on(run, **NOBODY | {'commit': 'abc'})['trained_at_commit'] == 'abc'
+    assert facts_of_runs.trained_on(run, **NOBODY | {'commit': 'abc'})['trained_at_commit'] == 'abc'
 
 
 def test_a_command_that_trains_something_else_is_refused(benchmark_program):
