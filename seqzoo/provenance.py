@@ -37,7 +37,8 @@ def device(devices: Iterable[Any]) -> str:
         return f'{len(found)} x {found[0].device_kind}'
     processes = len({one.process_index for one in found})
     several = f'{processes} processes with ' if processes > 1 else ''
-    return f'{several}{cores()} cores {processor()}, cpu'
+    number = cores()
+    return f'{several}{number} core{"s" if number > 1 else ""} {processor()}, cpu'
 
 
 def versions(packages: Iterable[str]) -> dict[str, str | None]:

@@ -70,6 +70,9 @@ def test_devices_are_said_in_words(monkeypatch):
     monkeypatch.setattr(provenance, 'processor', lambda: 'AMD EPYC')
     assert provenance.device(made_up(4, 'gpu', 'NVIDIA H200')) == '4 x NVIDIA H200'
     assert provenance.device(made_up(8, 'cpu', 'cpu')) == '2 cores AMD EPYC, cpu'
+    monkeypatch.setattr(provenance, 'cores', lambda: 1)
+    assert provenance.device(made_up(1, 'cpu', 'cpu')) == '1 core AMD EPYC, cpu'
+    monkeypatch.setattr(provenance, 'cores', lambda: 2)
     assert (
         provenance.device(made_up(8, 'cpu', 'cpu', 2)) == '2 processes with 2 cores AMD EPYC, cpu'
     )
