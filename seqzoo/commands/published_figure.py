@@ -3,9 +3,12 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from seqzoo.errors import UserError
-from seqzoo.experiment import Experiment
+
+if TYPE_CHECKING:  # it imports jax, and help is for those who wait for nothing
+    from seqzoo.experiment import Experiment
 
 # How many lines a test set has, by its name and the language of its references.
 _LINES = {
@@ -46,14 +49,14 @@ class PublishedFigure:
     notes: tuple[str, ...]
 
 
-def target_language(experiment: Experiment) -> str | None:
+def target_language(experiment: 'Experiment') -> str | None:
     """The language that an experiment translates into, if it translates."""
     return getattr(experiment.task, 'target_language', None)
 
 
 def published_figure(
     name: str,
-    experiment: Experiment,
+    experiment: 'Experiment',
     files: tuple[Path, Path],
     texts: tuple[Sequence[str], Sequence[str]],
     language: str,

@@ -222,7 +222,7 @@ def replace_vocab(prepared, config):
 
 
 def test_an_unknown_order_is_refused():
-    with pytest.raises(UserError, match="'streams' or 'windows'"):
+    with pytest.raises(UserError, match='must be streams or windows'):
         LanguageModeling(order='random')
 
 
@@ -248,5 +248,5 @@ def test_lines_kept_apart_are_segments_of_a_full_row(prepare):
     assert sum(int(x['anew'].sum()) for x in begun[1:]) > 0
     with pytest.raises(UserError, match='folds their ends'):
         LanguageModeling(documents='lines', tokenizer=Characters(letters_only=True))
-    with pytest.raises(UserError, match="'joined' or 'lines'"):
+    with pytest.raises(UserError, match='must be joined or lines'):
         LanguageModeling(documents='pages')
