@@ -76,5 +76,5 @@ def _ended(number: int, fatal: str) -> str:
         return 'compiling was killed, as systems do to who takes more memory than there is'
     return (
         f'the compiler of the accelerator gave up ({fatal or signal.Signals(number).name}), which '
-        'is a defect of it and no property of the program: another mesh, batch or slice passes'
+        'is a defect of it and no property of the program: another mesh, batch or slice may pass'
     )
