@@ -1,10 +1,8 @@
 """The table of slices: its rows, what it writes, and that it goes on where it stopped."""
 
-import importlib.util
 import json
 import math
 import sys
-from pathlib import Path
 
 import pytest
 
@@ -12,17 +10,10 @@ from seqzoo.analysis.apart import Outcome
 from seqzoo.analysis.slices import parse_topology
 from seqzoo.errors import UserError
 
-PROGRAM = Path(__file__).parents[2] / 'benchmarks' / 'tpu_table.py'
-
 
 @pytest.fixture
-def table(monkeypatch, tmp_path):
-    spec = importlib.util.spec_from_file_location('tpu_table', PROGRAM)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    monkeypatch.setitem(sys.modules, 'tpu_table', module)
-    spec.loader.exec_module(module)
+def table(benchmark_program, monkeypatch, tmp_path):
+    module = benchmark_program('tpu_table')
     monkeypatch.setattr(module, 'JSON', tmp_path / 'slices.json')
     monkeypatch.setattr(module, 'MARKDOWN', tmp_path / 'slices.md')
     return module
