@@ -17,7 +17,7 @@ from typing import Any, Literal
 
 import jax
 
-from seqzoo import accelerators
+from seqzoo import accelerators, provenance
 from seqzoo.errors import UserError
 from seqzoo.parallel import processes
 from seqzoo.parallel.rendezvous import Hello, MissingProcesses
@@ -69,8 +69,8 @@ def diagnose(
     workers = check_workers(place or {}, wait)  # before jax starts, which it joins
     return [
         check_python(sys.version_info[:3]),
-        check_packages(_installed_versions(_PACKAGES)),
-        check_plugins(_installed_versions(('jaxlib', *_CUDA_PLUGINS, 'libtpu')), _libtpu_wanted()),
+        check_packages(provenance.versions(_PACKAGES)),
+        check_plugins(provenance.versions(('jaxlib', *_CUDA_PLUGINS, 'libtpu')), _libtpu_wanted()),
         *workers,
         *check_devices(accelerators.find(), os.environ),
         check_environment(os.environ),
@@ -268,16 +268,6 @@ def check_memory(available: int | None) -> Finding:
 def _minor(version: str | None) -> list[str]:
     """`0.10.2` and `0.10.1` are releases of the same minor version."""
     return (version or '').split('.')[:2]
-
-
-def _installed_versions(names: tuple[str, ...]) -> dict[str, str | None]:
-    versions: dict[str, str | None] = {}
-    for name in names:
-        try:
-            versions[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            versions[name] = None
-    return versions
 
 
 def _libtpu_wanted() -> str | None:

@@ -65,8 +65,6 @@ def run(arguments: argparse.Namespace) -> int:
         return compile_here(arguments)
     from seqzoo.analysis.apart import run_apart
 
-    # What the words say wrongly is found out at once.
-    load_config(arguments.config, arguments.overrides)
     outcome = run_apart(['compile', *_words(arguments), '--here'], show=sys.stderr)
     print(outcome.output, end='')
     return outcome.status

@@ -24,6 +24,7 @@ from seqzoo.layers.inputs import TypedTokens
 from seqzoo.tasks.base import Batch, Prediction, Runtime
 from seqzoo.tasks.column_task import Answers, pass_over
 from seqzoo.tasks.continuation import BLANK, NextTokens
+from seqzoo.tasks.sequence_search import position_limit
 
 CANDIDATES = 5  # of each [MASK], that are told with a filling
 _SHORTEST = 16  # tokens of the first bucket; each further one is twice as long
@@ -136,7 +137,7 @@ def _question(record: str, tokenizer: WordPiece, runtime: Runtime) -> Question:
     places = np.flatnonzero(ids == tokenizer.mask_id).astype(np.int32)
     if not len(places):
         raise UserError(f'{shown} has no {MASK}; write one in place of what is to be filled in.')
-    longest = getattr(runtime.model, 'config').longest_row  # noqa: B009
+    longest = position_limit(runtime.model)
     if longest is not None and len(ids) > longest:
         raise UserError(
             f'{shown} has {len(ids)} pieces with its marks, but the model reads {longest}; shorten '
@@ -183,7 +184,7 @@ def _candidates(
         best, ids = jax.lax.top_k(log_probs, count)
         return Answers(examples={'log_probs': best, 'ids': ids})
 
-    longest = getattr(runtime.model, 'config').longest_row  # noqa: B009
+    longest = position_limit(runtime.model)
     batch = _buckets(int(table.lengths.max()), longest, batch)
     name = f'the likeliest {count} at {masks} places'
     answers = pass_over(runtime, table, batch, name, function, progress).columns

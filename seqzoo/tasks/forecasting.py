@@ -101,8 +101,8 @@ class Forecasting(ColumnTask):
     interval: float = 0.9
 
     def __post_init__(self) -> None:
-        super().__post_init__()
         """Checks the values."""
+        super().__post_init__()
         if not 1 <= self.context < self.window:
             raise UserError(
                 f'task.context {self.context} must be at least 1 and less than task.window '
