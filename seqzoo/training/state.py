@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import flax.struct
 import jax
@@ -39,6 +39,27 @@ class TrainState:
     key: jax.Array
     learning_rate_scale: jax.Array
 
+    @classmethod
+    def first(
+        cls,
+        params: Any,
+        transformation: optax.GradientTransformation,
+        key: jax.Array,
+        *,
+        variables: Any = None,
+        carry: Any = (),
+    ) -> Self:
+        """Before the first update of `params`; `variables`: other collections, `None`: none."""
+        return cls(
+            step=jnp.zeros((), jnp.int32),
+            params=params,
+            variables={} if variables is None else variables,
+            carry=carry,
+            opt_state=transformation.init(params),
+            key=key,
+            learning_rate_scale=jnp.ones((), jnp.float32),
+        )
+
 
 @dataclass(frozen=True)
 class StateFactory:
@@ -71,14 +92,12 @@ class StateFactory:
         variables = nn.unbox(self._variables(init_key))
         params = variables.pop('params')
         variables.pop('intermediates', None)
-        return TrainState(
-            step=jnp.zeros((), jnp.int32),
-            params=params,
+        return TrainState.first(
+            params,
+            self.transformation,
+            step_key,
             variables=variables,
             carry=self.first_carry(),
-            opt_state=self.transformation.init(params),
-            key=step_key,
-            learning_rate_scale=jnp.ones((), jnp.float32),
         )
 
     def shardings(self) -> TrainState:

@@ -356,15 +356,9 @@ def one_step(
     factory = StateFactory(config, model, remember, mesh, seed=0, first_carry=lambda: carry)
     variables = jax.tree.map(jnp.copy, dict(variables_of(config)))  # a step takes them
     params = variables.pop('params')
-    state = TrainState(
-        step=jnp.zeros((), jnp.int32),
-        params=params,
-        variables=variables,
-        carry=jax.tree.map(jnp.array, carry),
-        opt_state=remember.init(params),
-        key=jax.random.key(0),
-        learning_rate_scale=jnp.ones(()),
-    )
+    carry = jax.tree.map(jnp.array, carry)
+    key = jax.random.key(0)
+    state = TrainState.first(params, remember, key, variables=variables, carry=carry)
     shardings = factory.shardings()
     state = jax.device_put(state, shardings)
     step = make_train_step(task, model, remember, Constant(rate=0.1).build(1))

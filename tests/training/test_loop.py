@@ -69,15 +69,7 @@ def compiled():
 
 def first_state(transformation=ADAM):
     params = {'kernel': jnp.full((WIDTH, 1), 0.5, jnp.float32)}
-    return TrainState(
-        step=jnp.zeros((), jnp.int32),
-        params=params,
-        variables={},
-        carry=(),
-        opt_state=transformation.init(params),
-        key=jax.random.key(0),
-        learning_rate_scale=jnp.ones((), jnp.float32),
-    )
+    return TrainState.first(params, transformation, jax.random.key(0))
 
 
 def batches(start=0, changes=None):

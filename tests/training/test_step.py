@@ -159,15 +159,7 @@ def test_convolutions_are_not_accumulated_in_a_loop_on_a_cpu(model, parts, loops
     batch = {'x': x, 'weight': jnp.ones(16), 'rows': jnp.arange(16)}
     params = model.init(jax.random.key(1), x)['params']
     transformation = PLAIN.build()
-    state = TrainState(
-        step=jnp.zeros((), jnp.int32),
-        params=params,
-        variables={},
-        carry=(),
-        opt_state=transformation.init(params),
-        key=jax.random.key(0),
-        learning_rate_scale=jnp.ones(()),
-    )
+    state = TrainState.first(params, transformation, jax.random.key(0))
 
     def program(accumulation):
         return jax.jit(
